@@ -1,0 +1,40 @@
+"""Errors that are sentences: which argument, what came, what is legal, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LissomeError(Exception):
+    """Any error that Lissome raises on purpose; its text is one sentence for a person."""
+
+    exit_code = 1
+
+
+class UsageError(LissomeError, ValueError):
+    """Something was asked wrongly: exit code 2."""
+
+    exit_code = 2
+
+
+class RunError(LissomeError, RuntimeError):
+    """Something failed while running: exit code 1."""
+
+
+class Interrupted(LissomeError):
+    """Ctrl-C, with a checkpoint left behind: exit code 130."""
+
+    exit_code = 130
+
+
+def unknown(kind: str, name: object, legal: Iterable[object]) -> UsageError:
+    """Name an unknown value, the legal ones and the nearest.
+
+    >>> str(unknown("method", "svdd", ["svd", "lora"]))
+    "unknown method 'svdd'; legal are: svd, lora (did you mean 'svd'?)"
+    """
+    names = [str(item) for item in legal]
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    return UsageError(f"unknown {kind} '{name}'; legal are: {', '.join(names) or 'none'}{hint}")
