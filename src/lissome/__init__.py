@@ -1,5 +1,12 @@
-"""Lissome: networks that carry structure."""
+"""Lissome: networks that carry structure.
 
+The rooms, each a package that loads when first used: `adapt` (weights as small forms), `calculus` (derivatives),
+`models`, `optim`, `pde`, `recipes` (what the command line calls) and `report`.
+"""
+
+from lissome._door import door
 from lissome._version import __version__
 
-__all__ = ["__version__"]
+_ROOMS = ("adapt", "calculus", "models", "optim", "pde", "recipes", "report")
+__getattr__, __dir__ = door(__name__, {room: f"lissome.{room}" for room in _ROOMS})
+__all__ = ["__version__", "adapt", "calculus", "models", "optim", "pde", "recipes", "report"]

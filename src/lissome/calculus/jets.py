@@ -58,8 +58,9 @@ def derivatives(
         along: directions (a, N, D), one per point; gives sum_i v_i du/dz_i.
         mode: `auto` takes one pass where every part of u has a rule, compressed where that is cheaper, and nested
             reverse mode elsewhere. `one-pass` never compresses and can be differentiated in the parameters any
-            number of times, `compressed` twice. `stochastic` estimates `second` without bias from one Rademacher direction per
-            point and sign; its variance per point is 2 sum_{i != j} |w_i w_j| H_ij^2 over coordinates of equal sign.
+            number of times, `compressed` twice. `stochastic` estimates `second` without bias from one Rademacher
+            direction per point and sign; its variance per point is 2 sum_{i != j} |w_i w_j| H_ij^2 over coordinates
+            of equal sign.
         generator: randomness of `stochastic`.
 
     Returns:
