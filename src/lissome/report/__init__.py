@@ -1,1 +1,7 @@
-"""report."""
+"""Tables, figures and the page, made from run directories alone."""
+
+from lissome.report.comparison import compare
+from lissome.report.page import page
+from lissome.report.table import terminal, verdicts
+
+__all__ = ["compare", "page", "terminal", "verdicts"]

@@ -1,0 +1,175 @@
+"""The page of several runs side by side."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from lissome._errors import UsageError
+from lissome.report.document import details, document, figure, gallery, pairs, write, write_json
+from lissome.report.figures import Curve, cost, overview, palette, progress, slices
+from lissome.report.read import Row, Run, read_json, read_run, series, variant
+from lissome.report.table import Line, lines, parts, table_html, verdict
+
+
+def is_comparison(path: Path) -> bool:
+    """Whether a directory holds a comparison and not a run."""
+    return (path / "comparison.json").is_file() and not (path / "settings.yaml").exists()
+
+
+def again(path: Path) -> Path:
+    """Compare again the runs of a comparison directory."""
+    old = read_json(path / "comparison.json")
+    rows = old.get("rows")
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("path"), str) for row in rows
+    ):
+        raise UsageError(f"'{path / 'comparison.json'}' lists no rows with a path each; compare the runs anew")
+    return compare([path / row["path"] for row in rows], path, title=old.get("title"))
+
+
+def named(run: Run, out: Path) -> Row:
+    """Return the row of a run with its place as seen from the comparison."""
+    row = run.row()
+    row["path"] = Path(os.path.relpath(run.path.resolve(), out.resolve())).as_posix()
+    return row
+
+
+def name_of(rows: Sequence[Row]) -> str:
+    """Make a title of what all rows share."""
+    families = {str(row.get("family") or "runs") for row in rows}
+    dimensions = {row.get("dimension") for row in rows}
+    where = f" in {dimensions.pop()} dimensions" if len(dimensions) == 1 and None not in dimensions else ""
+    methods = len({str(row.get("method")) for row in rows})
+    what = f"{methods} methods" if methods > 1 else f"{len(rows)} {'runs' if len(rows) > 1 else 'run'}"
+    return f"{what} on {', '.join(sorted(families))}{where}"
+
+
+def errors(run: Run, line: Line, x: str) -> Curve:
+    """Return the curve of a run's error against "step" or "seconds"."""
+    return Curve(line.label, line.method, *series(run.metrics, x, "error"))
+
+
+def dot(line: Line, x: float | None) -> Curve:
+    """Return the error of a line as one point, or as none when there is no number to show."""
+    shown = line.finished and x is not None and line.error is not None and line.error > 0
+    pair = ([x], [line.error]) if shown else ([], [])
+    return Curve(line.label, line.method, np.asarray(pair[0], dtype=float), np.asarray(pair[1], dtype=float))
+
+
+def section(number: int, part: Sequence[Line], runs: Sequence[Run], folder: Path, colours: dict[str, str]) -> str:
+    """Draw the figures of one parameter value; of repetitions, the first run stands for its line."""
+    title = part[0].parameter
+    stem = f"{number:02d}-{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-') or 'all'}"[:60]
+    shown = sorted(part, key=lambda line: line.label)
+    pairs_of = [(line, runs[line.runs[0]]) for line in shown]
+    known = [(line, run) for line, run in pairs_of if {"slice_x", "slice_network"} <= run.curves.keys()]
+    along = None
+    if known:
+        curves = [
+            Curve(line.label, line.method, run.curves["slice_x"], run.curves["slice_network"]) for line, run in known
+        ]
+        first = known[0][1].curves
+        along = slices(first["slice_x"], first.get("slice_exact"), curves, colours)
+    figures = [
+        figure(
+            folder,
+            f"{stem}-error-steps",
+            progress([errors(run, line, "step") for line, run in pairs_of], x="steps", colours=colours),
+            f"Error against steps, {title}",
+        ),
+        figure(
+            folder,
+            f"{stem}-error-seconds",
+            progress([errors(run, line, "seconds") for line, run in pairs_of], x="seconds", colours=colours),
+            f"Error against seconds, {title}",
+        ),
+        figure(folder, f"{stem}-slice", along, f"A slice of the solution, {title}"),
+        figure(
+            folder,
+            f"{stem}-cost",
+            cost([dot(line, line.trained) for line in shown], colours),
+            f"Error against trained numbers, {title}",
+        ),
+    ]
+    inside = gallery(figures)
+    return f"<h2>{escape(title)}</h2>\n{inside}" if inside else ""
+
+
+def over_parameters(found: Sequence[Line], folder: Path, colours: dict[str, str]) -> str:
+    """Draw the error of every method over all parameter values, where there are several."""
+    names = list(dict.fromkeys(line.parameter for line in found))
+    if len(names) < 2:
+        return ""
+    points = []
+    for label in sorted({line.label for line in found}):
+        dots = [dot(line, names.index(line.parameter)) for line in found if line.label == label]
+        method = next(line.method for line in found if line.label == label)
+        points.append(Curve(label, method, np.concatenate([d.x for d in dots]), np.concatenate([d.y for d in dots])))
+    return gallery(
+        [
+            figure(
+                folder, "overview", overview(names, points, colours), "Error of each method, all parameters", broad=True
+            )
+        ]
+    )
+
+
+def compare(directories: Iterable[str | Path], out: str | Path, title: str | None = None) -> Path:
+    """Write comparison.json, figures/*.svg and index.html into out and return the path of the page.
+
+    Runs that differ in their seed alone become one line, their median; runs in progress are
+    shown and not judged.
+
+    Args:
+        directories: run directories; one given twice counts once.
+        out: directory of the comparison; made if it does not exist.
+        title: heading of the page; made from the runs if not given.
+
+    Raises:
+        UsageError: no directory was given, or one of them is no run or is broken.
+    """
+    out = Path(out)
+    given = {Path(directory).resolve(): Path(directory) for directory in directories}
+    if not given:
+        raise UsageError("there is nothing to compare: name at least one run directory")
+    runs = [read_run(path) for path in given.values()]
+    rows = [named(run, out) for run in runs]
+    title = title or name_of(rows)
+    write_json(out / "comparison.json", {"title": title, "rows": rows})
+    shown = []
+    for run, row in zip(runs, rows, strict=True):
+        link = f"{row['path']}/index.html" if (run.path / "index.html").is_file() else ""
+        shown.append(row | {"variant": variant(run.settings), "link": link})
+    found = lines(shown)
+    colours = palette(line.method for line in found)
+    several = any(len(line.runs) > 1 for line in found)
+    remark = "Lines with several seeds show medians, and curves the first seed." if several else "Each line is one run."
+    sections = [
+        section(number, part, runs, out / "figures", colours) for number, part in enumerate(parts(found), start=1)
+    ]
+    told = "".join(f"<li>{escape(verdict(part))}</li>" for part in parts(found))
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="lead">{escape(remark)} Errors are relative L2 errors on points that no method saw in training.</p>',
+        f'<ul class="verdicts">{told}</ul>',
+        table_html(shown, colours),
+        "<h2>All parameters</h2>" if len(sections) > 1 else "",
+        over_parameters(found, out / "figures", colours),
+        *sections,
+        "<h2>How it was made</h2>",
+        *(
+            details(
+                f"Settings and environment of {row['path']}",
+                f"<pre>{escape(run.settings_text)}</pre>{pairs(run.environment) if run.environment else ''}",
+            )
+            for run, row in zip(runs, rows, strict=True)
+        ),
+        "<footer>Written by Lissome; the same numbers are in comparison.json, the figures in figures/.</footer>",
+    ]
+    return write(out / "index.html", document(title, "\n".join(part for part in body if part)))

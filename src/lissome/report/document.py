@@ -1,0 +1,103 @@
+"""The shell of a page: one HTML file with its style inside, written in one stroke."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lissome._errors import RunError
+from lissome.report.figures import svg
+
+
+def document(title: str, body: str) -> str:
+    """Return a whole HTML page; title is text, body is HTML."""
+    style = files("lissome.report").joinpath("page.css").read_text(encoding="utf-8")
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file under a temporary name and move it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"'{path}' cannot be written: {error.strerror}") from error
+    return path
+
+
+def legal(value: Any) -> Any:
+    """Replace what JSON does not know, NaN and infinities, by null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: legal(item) for key, item in value.items()}
+    return [legal(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write JSON that every reader accepts."""
+    return write(path, json.dumps(legal(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def figure(folder: Path, name: str, drawn: Figure | None, caption: str, *, broad: bool = False) -> str:
+    """Write a figure as folder/name.svg and return it as HTML; nothing for None."""
+    if drawn is None:
+        return ""
+    text = svg(drawn, name, caption)
+    write(folder / f"{name}.svg", text)
+    kind = ' class="broad"' if broad else ""
+    return f"<figure{kind}>\n{text}<figcaption>{escape(caption)}</figcaption>\n</figure>"
+
+
+def gallery(figures: Iterable[str]) -> str:
+    """Put figures side by side as the width allows."""
+    inside = "\n".join(item for item in figures if item)
+    return f'<div class="gallery">\n{inside}\n</div>' if inside else ""
+
+
+def tiles(items: Sequence[tuple[str, str, str]]) -> str:
+    """Return (name, value, remark) as large numbers in a row."""
+    cells = (
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}"
+        + (f"<small>{escape(remark)}</small>" if remark else "")
+        + "</dd></div>"
+        for name, value, remark in items
+    )
+    return f'<dl class="tiles">{"".join(cells)}</dl>'
+
+
+def pairs(mapping: dict[str, Any]) -> str:
+    """Return a mapping as a table of two columns; nested keys are joined by dots."""
+
+    def flat(value: Any, name: str) -> Iterable[tuple[str, str]]:
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                yield from flat(item, f"{name}.{key}" if name else str(key))
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+    rows = "".join(
+        f'<tr><th scope="row">{escape(key)}</th><td>{escape(value)}</td></tr>' for key, value in flat(mapping, "")
+    )
+    return f'<div class="wide"><table class="pairs">{rows}</table></div>'
+
+
+def details(summary: str, inside: str) -> str:
+    """Return a block that opens on a click; inside is HTML."""
+    return f"<details>\n<summary>{escape(summary)}</summary>\n{inside}\n</details>"

@@ -1,0 +1,156 @@
+"""The page of one run: its numbers, its figures, its settings."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from lissome.report.comparison import again, is_comparison
+from lissome.report.document import details, document, figure, gallery, pairs, tiles, write
+from lissome.report.figures import LAYERS, Curve, palette, progress, residuals, slices, spectra
+from lissome.report.numerals import count, quantity, seconds, setting, share
+from lissome.report.read import Row, Run, finite, read_run, series
+
+VERBS = {"solve": "Solving", "adapt": "Adapting"}
+TOLD = {
+    "kind",
+    "family",
+    "dimension",
+    "parameters",
+    "method",
+    "error",
+    "trained",
+    "total",
+    "seconds",
+    "steps",
+    "loss",
+    "fresh",
+    "finished",
+}
+
+
+def heading(row: Row) -> str:
+    """Name a run in one line."""
+    told = {"d": row.get("dimension"), **(row.get("parameters") or {})}
+    values = ", ".join(f"{key} = {setting(value)}" for key, value in told.items() if value is not None)
+    verb = VERBS.get(str(row.get("kind")), "Run:")
+    method = f" by {row['method']}" if row.get("method") else ""
+    return f"{verb} {row.get('family') or 'a problem'}{f' ({values})' if values else ''}{method}"
+
+
+def lead(run: Run, row: Row) -> str:
+    """Say in one sentence what came out."""
+    error = finite(row, "error")
+    if error is None:
+        return (
+            "There is no evaluation with a finite error yet."
+            if not run.finished
+            else "The run ended without a finite error."
+        )
+    took = f"after {count(finite(row, 'steps'))} steps and {seconds(finite(row, 'seconds'))} s"
+    trained, total = finite(row, "trained"), finite(row, "total")
+    part = f" ({share(trained, total)} of {count(total)})" if share(trained, total) else ""
+    numbers = "" if trained is None else f" with {count(trained)} trained numbers{part}"
+    return f"Relative L2 error {quantity(error)} {took}{numbers}."
+
+
+def overfit(row: Row) -> str:
+    """Compare the loss on fresh points with that of training."""
+    loss, fresh = finite(row, "loss"), finite(row, "fresh")
+    return f"{quantity(fresh / loss)} times the train loss" if loss and fresh is not None and loss > 0 else ""
+
+
+def layers(run: Run) -> dict:
+    """Return the singular values of each layer: path -> (before, after)."""
+    found = {}
+    for name, before in run.curves.items():
+        if name.startswith("singular/") and name.endswith("/before"):
+            path = name.removeprefix("singular/").removesuffix("/before")
+            after = run.curves.get(f"singular/{path}/after")
+            if after is not None:
+                found[path] = (before, after)
+    return dict(sorted(found.items()))
+
+
+def drawings(run: Run, row: Row) -> str:
+    """Draw and write every figure for which the run has data."""
+    method = str(row.get("method") or "run")
+    colours, folder = palette([method]), run.path / "figures"
+    by_steps, by_seconds = (Curve(method, method, *series(run.metrics, x, "error")) for x in ("step", "seconds"))
+    train = Curve("training points", method, *series(run.metrics, "step", "loss"))
+    fresh = Curve("fresh points", method, *series(run.metrics, "step", "fresh"))
+    x, exact, network = (run.curves.get(f"slice_{name}") for name in ("x", "exact", "network"))
+    along = (
+        slices(x, exact, [Curve("network", method, x, network)], colours)
+        if x is not None and network is not None
+        else None
+    )
+    weights = layers(run)
+    some = f"; the first {LAYERS} of {len(weights)} layers" if len(weights) > LAYERS else ""
+    shown = [
+        figure(folder, "error-steps", progress([by_steps], x="steps", colours=colours), "Error against steps"),
+        figure(folder, "error-seconds", progress([by_seconds], x="seconds", colours=colours), "Error against seconds"),
+        figure(
+            folder,
+            "residual",
+            residuals(train, fresh, colours[method]),
+            "Residual loss on training and on fresh points",
+        ),
+        figure(folder, "slice", along, "A slice of the solution: network and exact"),
+        figure(
+            folder,
+            "singular-values",
+            spectra(weights, colours[method]),
+            f"Singular values of the weights before and after{some}",
+            broad=True,
+        ),
+    ]
+    return gallery(shown) or "<p>No evaluations yet, so there are no figures.</p>"
+
+
+def page(directory: str | Path) -> Path:
+    """Write figures/*.svg and index.html of a run, finished or in progress, and return the path of the page.
+
+    A comparison directory is legal too: it is compared again from its runs.
+
+    Raises:
+        UsageError: the directory is no run, or one of its files is broken.
+    """
+    path = Path(directory)
+    if is_comparison(path):
+        return again(path)
+    run = read_run(path)
+    row = run.row()
+    title = heading(row)
+    trained = share(finite(row, "trained"), finite(row, "total"))
+    numbers = [
+        ("relative L2 error", quantity(finite(row, "error")), ""),
+        (
+            "trained numbers",
+            count(finite(row, "trained")),
+            f"{trained} of {count(finite(row, 'total'))}" if trained else "",
+        ),
+        ("seconds", seconds(finite(row, "seconds")), ""),
+        ("steps", count(finite(row, "steps")), ""),
+        ("train loss", quantity(finite(row, "loss")), ""),
+        ("fresh loss", quantity(finite(row, "fresh")), overfit(row)),
+    ]
+    running = (
+        ""
+        if run.finished
+        else '<p class="note">This run has not finished: the numbers are those of its latest evaluation.</p>'
+    )
+    more = {key: value for key, value in row.items() if key not in TOLD and value is not None}
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="lead">{escape(lead(run, row))}</p>',
+        running,
+        tiles(numbers),
+        drawings(run, row),
+        "<h2>How it was made</h2>",
+        details("Further numbers", pairs(more)) if more else "",
+        details("Settings", f"<pre>{escape(run.settings_text)}</pre>"),
+        details("Environment", pairs(run.environment)) if run.environment else "",
+        "<footer>Written by Lissome; the figures are also in figures/ as SVG files.</footer>",
+    ]
+    return write(path / "index.html", document(title, "\n".join(part for part in body if part)))

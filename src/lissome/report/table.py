@@ -1,0 +1,271 @@
+"""The table of a comparison: one list of lines, shown in the terminal or as HTML."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from urllib.parse import quote
+
+from rich.table import Table
+from rich.text import Text
+
+from lissome.report.numerals import count, quantity, seconds, setting, share
+from lissome.report.read import Row, finite
+
+COLUMNS = (
+    "parameter",
+    "method",
+    "trained numbers",
+    "seconds",
+    "relative L2 error",
+    "train loss",
+    "fresh loss",
+    "vs best",
+)
+MEASURES = ("trained", "total", "seconds", "error", "loss", "fresh")
+LEVEL = 1.05  # errors closer than this factor are called level
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: a run, or the median of its repetitions over seeds."""
+
+    parameter: str
+    label: str
+    method: str
+    trained: float | None
+    total: float | None
+    seconds: float | None
+    error: float | None
+    loss: float | None
+    fresh: float | None
+    lowest: float | None
+    highest: float | None
+    factor: float | None
+    best: bool
+    finished: bool
+    runs: tuple[int, ...]
+    link: str
+
+    @property
+    def standing(self) -> str:
+        """Say how far the line is from the best of its parameter."""
+        if not self.finished:
+            return "running"
+        if self.error is None:
+            return "failed"
+        return "best" if self.best else f"{quantity(self.factor)}×"
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The cells, in the order of COLUMNS."""
+        part = share(self.trained, self.total)
+        trained = f"{count(self.trained)} ({part})" if part else count(self.trained)
+        label = self.label if len(self.runs) == 1 else f"{self.label} (median of {len(self.runs)})"
+        numbers = (quantity(self.error), quantity(self.loss), quantity(self.fresh))
+        return (self.parameter, label, trained, seconds(self.seconds), *numbers, self.standing)
+
+
+def order(value: object) -> tuple[int, float, str]:
+    """Sort numbers before words."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 1, 0.0, str(value)
+    return 0, float(value), ""
+
+
+def features(row: Row) -> dict[str, object]:
+    """Return what names the equation of a row: family, dimension and parameters."""
+    return {"family": row.get("family"), "dimension": row.get("dimension"), **(row.get("parameters") or {})}
+
+
+def parameters(rows: Sequence[Row]) -> list[str]:
+    """Name the equation of each row by what differs between rows, or by its parameters if nothing does.
+
+    >>> parameters([{"parameters": {"c": 1.0, "b": 3}}, {"parameters": {"c": 2.0, "b": 3}}])
+    ['c = 1', 'c = 2']
+    """
+    described = [features(row) for row in rows]
+    keys = list(dict.fromkeys(key for item in described for key in item))
+    varied = [key for key in keys if len({str(item.get(key)) for item in described}) > 1]
+    if not varied:
+        varied = [key for key in keys if key not in ("family", "dimension")] or ["family"]
+    names = []
+    for item in described:
+        parts = []
+        for key in varied:
+            value = item.get(key)
+            if value is not None:
+                short = {"family": "", "dimension": "d = "}.get(key, f"{key} = ")
+                parts.append(short + setting(value))
+        names.append(", ".join(parts) or "all")
+    return names
+
+
+def grouped(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """Return the indices of the rows of each parameter value, in ascending order of the values."""
+    groups: dict[str, list[int]] = {}
+    names = parameters(rows)
+    for index in sorted(range(len(rows)), key=lambda i: [order(value) for value in features(rows[i]).values()]):
+        groups.setdefault(names[index], []).append(index)
+    return groups
+
+
+def repetitions(rows: Sequence[Row], indices: list[int]) -> list[list[int]]:
+    """Put together the rows that differ in their seed alone."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index in indices:
+        row = rows[index]
+        same = ("method", "label", "trained", "rank", "variant", "finished")
+        groups.setdefault(tuple(str(row.get(key)) for key in same), []).append(index)
+    found: list[list[int]] = []
+    for group in groups.values():
+        seeds = [str(rows[index].get("seed")) for index in group]
+        apart = len(set(seeds)) < len(seeds)
+        found += [[index] for index in group] if apart else [group]
+    return found
+
+
+def labels(rows: Sequence[Row], groups: list[list[int]]) -> list[str]:
+    """Name each group by its method, and by its rank or its path where that is not enough."""
+    names = [str(rows[group[0]].get("label") or rows[group[0]].get("method") or "run") for group in groups]
+    for key, form in (("rank", "{} rank {}"), ("path", "{} {}")):
+        twice = {name for name in names if names.count(name) > 1}
+        tails = [rows[group[0]].get(key) for group in groups]
+        names = [
+            form.format(name, tail) if name in twice and tail is not None else name
+            for name, tail in zip(names, tails, strict=True)
+        ]
+    return names
+
+
+def lines(rows: Sequence[Row]) -> list[Line]:
+    """Return the lines of the table: parameters ascending, and within each the least error first."""
+    found = []
+    for parameter, indices in grouped(rows).items():
+        groups = repetitions(rows, indices)
+        part = []
+        for group, label in zip(groups, labels(rows, groups), strict=True):
+            values = {key: [finite(rows[index], key) for index in group] for key in MEASURES}
+            middle = {
+                key: statistics.median(v for v in x if v is not None) if any(v is not None for v in x) else None
+                for key, x in values.items()
+            }
+            errors = [value for value in values["error"] if value is not None]
+            if len(errors) < len(group):
+                middle["error"] = None  # a repetition that failed must not be left out of a median in silence
+            part.append((group, label, middle, errors))
+        legal = [m["error"] for g, _, m, _ in part if m["error"] is not None and rows[g[0]].get("finished", True)]
+        least = min(legal, default=None)
+        part.sort(
+            key=lambda item: (
+                not rows[item[0][0]].get("finished", True),
+                item[2]["error"] is None,
+                item[2]["error"] or 0.0,
+            )
+        )
+        for group, label, middle, errors in part:
+            row, error = rows[group[0]], middle["error"]
+            finished = bool(row.get("finished", True))
+            factor = error / least if finished and error is not None and least else None
+            best = finished and error is not None and error == least
+            found.append(
+                Line(
+                    parameter=parameter,
+                    label=label,
+                    method=str(row.get("method") or row.get("label") or "run"),
+                    **middle,
+                    lowest=min(errors, default=None),
+                    highest=max(errors, default=None),
+                    factor=1.0 if best else factor,
+                    best=best,
+                    finished=finished,
+                    runs=tuple(group),
+                    link=str(row.get("link") or ""),
+                )
+            )
+    return found
+
+
+def verdict(part: Sequence[Line]) -> str:
+    """Say in one sentence which method is best for one parameter value; part are its lines, best first."""
+    where = f"for {part[0].parameter}, "
+    legal = [line for line in part if line.finished and line.error is not None]
+    if not legal:
+        return where + "no finished run has an error to compare."
+    first, rest = legal[0], legal[1:]
+    trained = (
+        f"{count(first.trained)} of {count(first.total)} numbers" if first.total else f"{count(first.trained)} numbers"
+    )
+    means = [f"with {trained}"] if first.trained is not None else []
+    means += [f"in {seconds(first.seconds)} s"] if first.seconds is not None else []
+    error = f"error {quantity(first.error)}"
+    tail = ", ".join([error, " ".join(means)]) if means else error
+    if not rest:
+        text = f"only {first.label} can be judged: {tail}"
+    else:
+        factor = rest[0].factor
+        if factor is None:
+            distance = f"the next is {rest[0].label} at {quantity(rest[0].error)}"
+        elif factor < LEVEL:
+            distance = f"level with the next ({rest[0].label})"
+        else:
+            distance = f"{quantity(factor)} times below the next ({rest[0].label})"
+        text = f"{first.label} is best: {', '.join([error, distance, *([' '.join(means)] if means else [])])}"
+    left = [
+        f"{line.label} {'has not finished' if not line.finished else 'failed'}" for line in part if line not in legal
+    ]
+    return f"{where}{text}{'; ' + ', '.join(left) if left else ''}."
+
+
+def parts(found: Sequence[Line]) -> list[list[Line]]:
+    """Cut the lines into those of each parameter value."""
+    groups: dict[str, list[Line]] = {}
+    for line in found:
+        groups.setdefault(line.parameter, []).append(line)
+    return list(groups.values())
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """Say in one sentence per parameter value which method is best."""
+    return [verdict(part) for part in parts(lines(rows))]
+
+
+def terminal(rows: Sequence[Row]) -> Table:
+    """Return the table for the terminal, its verdicts below it.
+
+    Args:
+        rows: summaries of runs, as in `comparison.json`.
+    """
+    found = lines(rows)
+    table = Table(caption=Text("\n".join(verdicts(rows))), caption_justify="left", caption_style="default")
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in COLUMNS[:2] else "right", overflow="fold")
+    for part in parts(found):
+        for number, line in enumerate(part):
+            texts = (line.parameter if number == 0 else "", *line.texts[1:])
+            style = "bold" if line.best else "dim" if line.error is None or not line.finished else ""
+            table.add_row(*(Text(text) for text in texts), style=style, end_section=number == len(part) - 1)
+    return table
+
+
+def table_html(rows: Sequence[Row], colours: dict[str, str]) -> str:
+    """Return the same table as HTML; colours give each method its dot."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in COLUMNS)
+    bodies = []
+    for part in parts(lines(rows)):
+        body = []
+        for number, line in enumerate(part):
+            texts = [escape(text) for text in line.texts]
+            cells = [f'<th scope="rowgroup" rowspan="{len(part)}">{texts[0]}</th>'] if number == 0 else []
+            name = f'<a href="{escape(quote(line.link), quote=True)}">{texts[1]}</a>' if line.link else texts[1]
+            dot = f'<span class="dot" style="background:{colours.get(line.method, "currentColor")}"></span>'
+            cells.append(f"<td>{dot}{name}</td>")
+            cells += [f"<td>{text}</td>" for text in texts[2:-1]]
+            badge = f'<span class="badge">{texts[-1]}</span>' if line.best else texts[-1]
+            cells.append(f"<td>{badge}</td>")
+            state = "best" if line.best else "faint" if line.standing in ("running", "failed") else ""
+            body.append(f'<tr class="{state}">{"".join(cells)}</tr>' if state else f"<tr>{''.join(cells)}</tr>")
+        bodies.append(f"<tbody>{''.join(body)}</tbody>")
+    return f'<div class="wide"><table class="lines"><thead><tr>{head}</tr></thead>{"".join(bodies)}</table></div>'

@@ -1,0 +1,162 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from lissome._errors import UsageError
+from lissome.report import compare, page
+from lissome.report.figures import COLOURS, Curve, palette, progress, svg
+
+VOID = {"meta", "br", "use"}
+
+
+class Strict(HTMLParser):
+    """Notes ids, links and whether every tag is closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.links, self.tags = [], [], [], set()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        for key, value in attributes:
+            if key == "id":
+                self.ids.append(value)
+            if key in ("href", "src", "xlink:href"):
+                self.links.append(value)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def parsed(path):
+    parser = Strict()
+    text = path.read_text(encoding="utf-8")
+    parser.feed(text)
+    assert parser.open == []
+    assert len(parser.ids) == len(set(parser.ids))
+    assert not parser.tags & {"script", "link", "img", "iframe", "b", "two"}
+    for link in parser.links:
+        assert not re.match(r"[a-z]+:|//", link)
+        assert not link.startswith("#") or link[1:] in parser.ids
+    return text, parser
+
+
+def test_a_page_is_one_self_contained_file(tmp_path, made):
+    path = page(made(tmp_path / "run"))
+    text, _ = parsed(path)
+    assert path == tmp_path / "run" / "index.html"
+    assert "Adapting sine-gordon (d = 10, c = 2) by svd" in text
+    assert "Relative L2 error 1.2e-2 after 2,000 steps and 41 s with 961 trained numbers (7.5% of 12,737)." in text
+    assert text.count("<svg") == 5
+    assert "url(http" not in text
+    assert "@import" not in text
+    assert {item.name for item in (tmp_path / "run" / "figures").iterdir()} == {
+        f"{name}.svg" for name in ("error-steps", "error-seconds", "residual", "slice", "singular-values")
+    }
+
+
+def test_a_page_escapes_what_people_wrote(tmp_path, made):
+    text, _ = parsed(page(made(tmp_path / "run", method="<b>x</b>", outcome="a < b")))
+    assert "&lt;b&gt;x&lt;/b&gt;" in text
+    assert "a &lt; b" in text
+
+
+def test_a_page_of_a_run_in_progress_says_so(tmp_path, made):
+    text, _ = parsed(page(made(tmp_path / "run", summary=False)))
+    assert "This run has not finished" in text
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "settings.yaml").write_text("method: svd\n")
+    text, _ = parsed(page(tmp_path / "new"))
+    assert "No evaluations yet" in text
+
+
+def test_a_failed_run_still_has_a_page(tmp_path, made):
+    text, _ = parsed(page(made(tmp_path / "run", error=float("nan"))))
+    assert "ended without a finite error" in text
+
+
+def test_a_comparison_shows_every_run_and_its_verdicts(tmp_path, made):
+    runs = [
+        made(tmp_path / f"{m}-{c:g}", method=m, c=c, error=e * c)
+        for m, e in (("svd", 0.01), ("lora", 0.03))
+        for c in (1.0, 2.0)
+    ]
+    page(runs[0])
+    path = compare(runs, tmp_path / "out")
+    text, parser = parsed(path)
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert content["title"] == "2 methods on sine-gordon in 10 dimensions"
+    assert [row["path"] for row in content["rows"]] == ["../svd-1", "../svd-2", "../lora-1", "../lora-2"]
+    assert "for c = 2, svd is best: error 2.0e-2, 3.0 times below the next (lora)" in text
+    assert "../svd-1/index.html" in parser.links
+    assert "../lora-1/index.html" not in parser.links
+    assert text.count("<svg") == 1 + 2 * 4
+
+
+def test_a_comparison_directory_is_compared_again(tmp_path, made):
+    runs = [made(tmp_path / name, method=name) for name in ("svd", "lora")]
+    first = compare(runs, tmp_path / "out", title="A & B").read_text()
+    assert page(tmp_path / "out").read_text() == first
+    assert "<h1>A &amp; B</h1>" in first
+    (tmp_path / "out" / "comparison.json").write_text("{}")
+    with pytest.raises(UsageError, match="lists no rows"):
+        page(tmp_path / "out")
+
+
+def test_a_comparison_bears_failed_and_unfinished_runs(tmp_path, made):
+    runs = [
+        made(tmp_path / "a", error=float("inf")),
+        made(tmp_path / "b", method="lora", summary=False),
+        made(tmp_path / "c", method="full"),
+    ]
+    (tmp_path / "a" / "curves.safetensors").unlink()
+    text, _ = parsed(compare([*runs, runs[0]], tmp_path / "out"))
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text(), parse_constant=pytest.fail)
+    assert content["rows"][0]["error"] is None
+    assert "only full can be judged" in text
+    assert "lora has not finished, svd failed" in text or "svd failed, lora has not finished" in text
+
+
+def test_nothing_to_compare_is_said(tmp_path):
+    with pytest.raises(UsageError, match="nothing to compare"):
+        compare([], tmp_path)
+
+
+def test_writing_leaves_no_temporary_file_and_no_half_page(tmp_path, made, monkeypatch):
+    path = page(made(tmp_path / "run"))
+    before = path.read_text()
+    monkeypatch.setattr("lissome.report.document.os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
+    with pytest.raises(Exception, match="cannot be written: no space"):
+        page(tmp_path / "run")
+    assert path.read_text() == before
+    assert not list((tmp_path / "run").rglob("*.part"))
+
+
+def test_a_page_is_the_same_each_time(tmp_path, made):
+    first = page(made(tmp_path / "run")).read_text()
+    assert page(tmp_path / "run").read_text() == first
+
+
+def test_methods_keep_their_colour():
+    assert palette(["svd", "mine"])["svd"] == palette(["lora", "svd"])["svd"] == COLOURS["svd"]
+    assert palette(["svd", "mine", "yours"])["mine"] != palette(["svd", "mine", "yours"])["yours"]
+    assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+def test_a_figure_takes_its_ink_from_the_page():
+    curve = Curve("a", "svd", [0.0, 1.0], [1.0, 1e-4])
+    text = svg(progress([curve], x="steps", colours=COLOURS), "n", 'a "title" <x>')
+    assert "currentColor" in text
+    assert "#000000" not in text
+    assert 'aria-label="a &quot;title&quot; &lt;x&gt;"' in text
+    assert "10⁻³" in text
