@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "lissome"
-UNDERSCORE = {"_types", "_errors", "_vector", "_version"}
+UNDERSCORE = {"_door", "_types", "_errors", "_vector", "_version"}
 BELOW = {
+    "_door": set(),
     "_version": set(),
     "_errors": set(),
     "_types": set(),
