@@ -266,7 +266,6 @@ def test_gates_give_the_derivatives_of_the_core(name):
 
 
 @pytest.mark.parametrize("name", ["svd full", "pissa", "three-way lora"])
-@pytest.mark.slow
 def test_compiles(name):
     _, adapted, _ = build(name)
     move(adapted)

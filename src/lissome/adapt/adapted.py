@@ -20,6 +20,7 @@ from torch.func import functional_call
 
 from lissome._errors import UsageError, unknown
 from lissome.adapt.archive import check_fingerprint, fingerprint, read, write
+from lissome.adapt.forms import RESTORED
 from lissome.adapt.tucker import Tucker
 
 
@@ -81,10 +82,10 @@ class Adapted(nn.Module):
         """Call the base with the replaced weights."""
         return functional_call(self.base, self.weights(), arguments, named)
 
-    def derive(self, z: Tensor, first: Any, second: Any, recurse: Callable[..., Any]) -> Any:
-        """Return the derivatives of the base with the replaced weights: the rule that `calculus.jets` asks for."""
+    def derive(self, z: Tensor, first: Any, second: Any, along: Any, recurse: Callable[..., Any]) -> Any:
+        """Return the derivatives of the base with the replaced weights, as `calculus.derivatives` asks for them."""
         weights = {f"base.{path}": weight for path, weight in self.weights().items()}
-        return functional_call(_Hand(self.base), weights, (lambda base: recurse(base, z, first, second),))
+        return functional_call(_Hand(self.base), weights, (lambda base: recurse(base, z, first, second, along),))
 
     def weights(self) -> dict[str, Tensor]:
         """Return every replaced parameter, dense and with its graph: path -> tensor."""
@@ -115,35 +116,56 @@ class Adapted(nn.Module):
                 module.get_parameter(path).copy_(weight)
         return module
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Save the adapter alone, without the base, to one safetensors file."""
+    def save(self, path: str | os.PathLike[str], *, lean: bool = False) -> None:
+        """Save the adapter alone, without the base, to one safetensors file.
+
+        Args:
+            path: the file; it is written whole or not at all.
+            lean: leave out the singular vectors, which `load` then computes again from the base. For `svd` forms
+                of full rank they are all but a few numbers of the file. The result is bit-equal on the same
+                machine and equal to rounding on another, which `load` checks.
+        """
+        state, probes = self._state(), {}
+        gone = _left_out(self.forms()) if lean else {}
+        for place in gone:
+            probes[f"probe.{place}"] = _probe(self.forms()[place], _at(self.base, place))
+        left = {name for names in gone.values() for name in names}
         header = {
             "base": fingerprint(self.base),
             "forms": {place: form.settings() for place, form in self.forms().items()},
             "free": list(self._free),
+            "lean": lean,
         }
-        write(path, self._state(), header)
+        write(path, {name: tensor for name, tensor in state.items() if name not in left} | probes, header)
 
     @classmethod
     def load(cls, base: nn.Module, path: str | os.PathLike[str]) -> Adapted:
-        """Load an adapter onto the base it was made for, bit for bit.
+        """Load an adapter onto the base it was made for, bit for bit (unless it is lean).
 
         Raises:
-            UsageError: the file is missing, damaged or no adapter, or it was made for another network.
+            UsageError: the file is missing, damaged or no adapter, or it was made for another network, or it is
+                lean and the singular vectors come out otherwise here.
         """
         tensors, header = read(path)
         check_fingerprint(path, header["base"], base)
-        forms = {place: _blank(settings) for place, settings in header["forms"].items()}
-        for place, form in forms.items():
-            form.to(base.get_parameter(place))
+        forms = {place: _blank(settings).to(_at(base, place)) for place, settings in header["forms"].items()}
         adapted = cls(base, forms, train=header["free"])
         state = adapted._state()
+        gone = _left_out(forms) if header["lean"] else {}
+        probes = {f"probe.{place}": tensors.pop(f"probe.{place}", None) for place in gone}
+        for place, names in gone.items():
+            again = RESTORED[forms[place].kind](_at(base, place), forms[place].ranks[0]).state_dict()
+            tensors |= {name: again[name.rpartition(".")[2]] for name in names}
         wrong = sorted(name for name in {*state, *tensors} if _shape(state, name) != _shape(tensors, name))
         if wrong:
             raise UsageError(f"'{path}' does not hold what its header says: {', '.join(wrong)} is missing or misshapen")
         with torch.no_grad():
             for name, tensor in tensors.items():
                 state[name].copy_(tensor)
+        for place in gone:
+            then, now = probes[f"probe.{place}"], _probe(forms[place], _at(base, place)).cpu()
+            if then is None or (then - now).norm() > torch.finfo(now.dtype).eps ** 0.5 * now.norm():
+                raise UsageError(f"the singular vectors of '{place}' come out otherwise here; save it with lean=False")
         return adapted
 
     def _state(self) -> dict[str, Tensor]:
@@ -175,6 +197,21 @@ def _grow(root: nn.Module, path: str) -> tuple[nn.Module, str]:
             root.add_module(step, nn.Module())
         root = root.get_submodule(step)
     return root, name
+
+
+def _left_out(forms: Mapping[str, Tucker]) -> dict[str, list[str]]:
+    """Return path -> names of the parts that can be computed again from the base."""
+    return {
+        path: [f"form.{path}.{name}" for name, _ in form.named_buffers() if name != "gates"]
+        for path, form in forms.items()
+        if form.kind in RESTORED
+    }
+
+
+def _probe(form: Tucker, base: Tensor) -> Tensor:
+    """Return the weight's product with a fixed vector, by which a form is known again."""
+    with torch.no_grad():
+        return form(torch.arange(form.shape[-1]).cos().to(base), base)
 
 
 def _blank(settings: dict[str, Any]) -> Tucker:

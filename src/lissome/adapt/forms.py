@@ -13,7 +13,7 @@ A new low-rank method is a new function here, of the same few lines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -109,7 +109,11 @@ def tucker(weight: Tensor, ranks: Sequence[int] | None = None, *, sweeps: int = 
     return Tucker([U.to(weight) for U in factors], core.to(weight), base=base, train=["core"])
 
 
-def singular_values(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+# the forms whose frozen parts the weight and the rank give again: what a lean file leaves out
+RESTORED: dict[str, Callable[[Tensor, int], Tucker]] = {"svd": svd, "lora-xs": lora_xs, "pissa": pissa}
+
+
+def singular_values(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the singular values, largest first, of each matrix (both sides 2 or more) among the weights.
 
     Args:

@@ -7,9 +7,9 @@ others, first and last layers and biases, are *small*. A method says what become
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -128,35 +128,44 @@ def large(model: nn.Module) -> list[str]:
     return [path for path, side in hidden.items() if 2 * side >= max(hidden.values())]
 
 
-def reinitialize(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Return a copy with newly drawn parameters, by each module's own `reset_parameters`.
+@runtime_checkable
+class Resettable(Protocol):
+    """A module that draws its own start, such as `models.MLP`."""
 
-    A module whose `reset_parameters` takes a `generator` gets it, for itself and all it contains; torch's
-    own draw from the global generator, which is seeded from `generator` for the time and put back.
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw new parameters, of itself and all it contains."""
+        ...
+
+
+def reinitialize(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Return a copy with newly drawn parameters, by each module's own rule.
+
+    A module with `reset(generator)` draws itself and all it contains. Torch's own modules draw from the
+    global generator, which is seeded from `generator` for the time and put back.
 
     Raises:
-        UsageError: a module has parameters and no `reset_parameters`.
+        UsageError: a module has parameters, and neither `reset` nor `reset_parameters`.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     fresh = copy.deepcopy(model).cpu()  # drawn on the CPU, so that devices agree
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[]):
-        seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-        torch.default_generator.manual_seed(int(seed))
-        _reset(fresh, generator)
+        torch.default_generator.manual_seed(seed)
+        _reset(fresh, torch.Generator().manual_seed(seed))
     return fresh.to(device)
 
 
 def _reset(module: nn.Module, generator: torch.Generator) -> None:
-    own = getattr(type(module), "reset_parameters", None)
-    if own is not None and "generator" in inspect.signature(own).parameters:
-        own(module, generator=generator)
+    if isinstance(module, Resettable):
+        module.reset(generator)
         return
     for child in module.children():
         _reset(child, generator)
+    own = getattr(type(module), "reset_parameters", None)
     if own is not None:
         own(module)
     elif any(True for _ in module.parameters(recurse=False)):
-        raise UsageError(f"a {type(module).__name__} cannot be drawn anew: give it reset_parameters(generator)")
+        raise UsageError(f"a {type(module).__name__} cannot be drawn anew: give it a method reset(generator)")
 
 
 def _verdict(model: nn.Module, method: Method, small: bool | None) -> dict[str, Rule]:
