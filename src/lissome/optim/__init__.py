@@ -1,1 +1,6 @@
-"""optim."""
+"""What moves parameters: methods as data, one loop, exact checkpoints."""
+
+from lissome.optim.fit import fit
+from lissome.optim.method import Budget, Group, Method, Outcome, Result
+
+__all__ = ["Budget", "Group", "Method", "Outcome", "Result", "fit"]

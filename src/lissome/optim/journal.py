@@ -1,0 +1,96 @@
+"""The rows of a run: one line of JSON per evaluation."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from lissome._errors import RunError
+
+
+class Journal:
+    """Rows in memory and, if a path is given, in a file of JSON lines.
+
+    Numbers that are not finite are written as null. Of several processes one `writes`.
+    """
+
+    def __init__(self, path: Path | None, *, writes: bool = True):
+        self.path, self.writes = path, writes
+        self.rows: list[dict[str, Any]] = []
+
+    def start(self, upto: int | None = None) -> None:
+        """Begin with the file's rows up to a step; None begins with none and clears the file.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        if self.path is None:
+            return
+        self.rows = [] if upto is None else [row for row in read(self.path) if row["step"] <= upto]
+        if not self.writes:
+            return
+        text = "".join(_line(row) for row in self.rows)
+        part = self.path.with_name(self.path.name + ".part")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(text)
+            os.replace(part, self.path)
+        except OSError as error:
+            raise _refused(self.path, error) from error
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row, in one write.
+
+        Raises:
+            RunError: the disk is full or refuses; the rows before are intact.
+        """
+        clean = {key: _finite(value) for key, value in row.items()}
+        self.rows.append(clean)
+        if self.path is None or not self.writes:
+            return
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                size = file.tell()
+                try:
+                    file.write(_line(clean).encode())
+                except OSError:
+                    file.truncate(size)
+                    raise
+        except OSError as error:
+            raise _refused(self.path, error) from error
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the whole rows of a file; a line that a killed process left unfinished is passed over.
+
+    >>> read(Path("nowhere.jsonl"))
+    []
+    """
+    rows = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and "step" in row:
+                rows.append(row)
+    return rows
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _refused(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"{path} could not be written ({error.strerror or error}); what was written before is intact: "
+        "make room, then resume"
+    )

@@ -1,0 +1,120 @@
+"""Where a run runs: device, precision, processes and trackers, all by Accelerate.
+
+A network is never wrapped: derivatives in x have to see its layers. With several processes the
+gradients are averaged as one vector after the backward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from lissome._errors import UsageError, unknown
+
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+def accelerator(
+    device: torch.device, precision: str = "no", *, tensorboard: bool = False, directory: Path | None = None
+) -> Accelerator:
+    """Return an Accelerator for the device that the model is on.
+
+    Raises:
+        UsageError: an unknown precision, fp16 without a GPU, TensorBoard without its package or without
+            a directory, or another precision or device than this group of processes began with.
+    """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    if precision == "fp16" and device.type != "cuda":
+        raise UsageError(f"precision fp16 needs a CUDA device and the model is on {device}; use bf16 or no")
+    if tensorboard:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise UsageError("tensorboard is not installed; install lissome[tensorboard] or leave it off")
+        if directory is None:
+            raise UsageError("tensorboard=True needs a directory to write to")
+    shared = AcceleratorState._shared_state  # Accelerate keeps one machine per process
+    if shared and (shared["device"].type != device.type or shared["_mixed_precision"] != precision):
+        if shared["num_processes"] > 1:
+            raise UsageError(
+                f"these processes run on {shared['device']} in precision {shared['_mixed_precision']}; "
+                f"a run on {device} in {precision} needs a launch of its own"
+            )
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        device_placement=False,
+        mixed_precision=precision,
+        log_with="tensorboard" if tensorboard else None,
+        project_dir=None if directory is None else str(directory),
+    )
+
+
+def average_gradients(machine: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes; one that is missing counts as zeros."""
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])  # (p,)
+    flat = mean(machine, flat)
+    start = 0
+    for p in parameters:
+        p.grad = flat[start : start + p.numel()].view_as(p)
+        start += p.numel()
+
+
+def mean(machine: Accelerator, value: Tensor) -> Tensor:
+    """Return the mean over the processes."""
+    out = machine.reduce(value, reduction="mean")
+    assert isinstance(out, Tensor)
+    return out
+
+
+def begin_trackers(machine: Accelerator, step: int) -> None:
+    """Start TensorBoard below the directory; curves after `step` are dropped, a resumed run draws them again."""
+    machine.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": step}})
+
+
+def numbers(row: dict[str, Any]) -> dict[str, float]:
+    """Return the entries of a row that a curve can be drawn of."""
+    return {key: float(value) for key, value in row.items() if isinstance(value, int | float) and key != "step"}
+
+
+class Stop:
+    """The signal that asked for an end, or an empty name."""
+
+    name = ""
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Turn the first Ctrl-C (or SIGTERM) into a note to be read between steps; the second acts at once.
+
+    Outside the main thread, where Python forbids it, nothing is changed.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: Any) -> None:
+        stop.name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        restore()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        restore()

@@ -1,0 +1,163 @@
+"""What to train with, for how long, and what came of it: plain values without behaviour."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+from lissome._errors import UsageError, unknown
+
+SCHEDULES = ("constant", "cosine", "exponential")
+FROZEN = "none"  # the optimizer name of parameters that stay where they are in a phase
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters of one name pattern and the optimizer that moves them.
+
+    Attributes:
+        pattern: shell pattern on parameter names; the first group that matches has the parameter.
+        optimizer: a name of `lissome.optim.optimizers.OPTIMIZERS`, or "none": not moved.
+        lr: learning rate; None takes the optimizer's default.
+        options: further arguments of the torch optimizer, such as {"betas": (0.9, 0.99)}.
+
+    Raises:
+        UsageError: a learning rate that is not a positive number.
+    """
+
+    pattern: str = "*"
+    optimizer: str = "adam"
+    lr: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "options", dict(self.options))
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
+            raise UsageError(f"lr of the group '{self.pattern}' must be a positive number, not {self.lr}")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to train; a tuple of methods is trained one after another, each for its share.
+
+    Attributes:
+        groups: who moves which parameters; all of them act in every step.
+        schedule: the course of the learning rates: constant, cosine or exponential.
+        final: the factor of the learning rate at the end of the schedule.
+        resample_every: draw new points every so many steps; None keeps one draw.
+        points: the n that `Objective.sample` is asked for.
+        share: the part of the budget, relative to the other methods of the tuple.
+
+    The course of a schedule is the part of the method's steps that are done. Under a budget in
+    seconds it is the part of the seconds that have passed (the larger of both if both are given),
+    so such a run cannot be repeated bit by bit.
+
+    Raises:
+        UsageError: a value out of its range, or an unknown schedule.
+
+    >>> adam_then_lbfgs = (Method(share=0.8), Method((Group(optimizer="lbfgs"),), share=0.2))
+    """
+
+    groups: tuple[Group, ...] = (Group(),)
+    schedule: str = "constant"
+    final: float = 0.01
+    resample_every: int | None = None
+    points: int = 1024
+    share: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "groups", tuple(self.groups))
+        if not self.groups:
+            raise UsageError("groups is empty; a method needs at least one Group")
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
+        if not 0 <= self.final <= 1 or (self.schedule == "exponential" and self.final == 0):
+            raise UsageError(f"final must lie in (0, 1] (0 only for cosine), not {self.final}")
+        if self.resample_every is not None and self.resample_every < 1:
+            raise UsageError(f"resample_every must be None or at least 1, not {self.resample_every}")
+        if self.points < 1:
+            raise UsageError(f"points must be at least 1, not {self.points}")
+        if not (math.isfinite(self.share) and self.share > 0):
+            raise UsageError(f"share must be a positive number, not {self.share}")
+
+    def factor(self, done: float) -> float:
+        """Return what the learning rates are multiplied by when `done` in [0, 1] of the method is over.
+
+        >>> Method(schedule="exponential", final=0.01).factor(0.5)
+        0.1
+        """
+        done = min(max(done, 0.0), 1.0)
+        if self.schedule == "cosine":
+            return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
+        if self.schedule == "exponential":
+            return self.final**done
+        return 1.0
+
+    def settings(self) -> dict[str, Any]:
+        """Return the method as nested dicts, lists and numbers."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop: after so many steps, so many seconds, or whichever comes first.
+
+    Seconds are those on the wall clock inside `fit`, evaluations included, summed over resumes.
+
+    Raises:
+        UsageError: neither is given, or one is not positive.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self):
+        if self.steps is None and self.seconds is None:
+            raise UsageError("the budget is empty; give steps, seconds or both")
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"steps of the budget must be at least 1, not {self.steps}")
+        if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise UsageError(f"seconds of the budget must be a positive number, not {self.seconds}")
+
+
+class Outcome(Enum):
+    """Why a run ended, as advice."""
+
+    STEPS = "All steps of the budget are done; to train on, raise the steps and resume."
+    SECONDS = "The seconds of the budget are used up; to train on, raise the seconds and resume."
+    STALLED = (
+        "The line search finds no lower loss on these points; the rest of the budget would change nothing: "
+        "resample, use float64, or stop here."
+    )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run; the model itself was changed in place.
+
+    Attributes:
+        outcome: why it ended.
+        steps: steps done, over all resumes.
+        seconds: seconds inside `fit`, over all resumes.
+        loss: the loss on the last points with the last weights.
+        metrics: the last row of the history.
+        history: one row per evaluation: step, seconds, loss, lr and the objective's figures.
+        trained: how many numbers were trained.
+        compiled: whether torch.compile captured the loss.
+        capture: why, or why not.
+        resumed_from: the step that this call began with; None for a new run.
+    """
+
+    outcome: Outcome
+    steps: int
+    seconds: float
+    loss: float
+    metrics: dict[str, Any]
+    history: tuple[dict[str, Any], ...]
+    trained: int
+    compiled: bool
+    capture: str
+    resumed_from: int | None
