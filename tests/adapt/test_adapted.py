@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -115,6 +116,26 @@ def test_gradients_of_derivatives_reach_the_trained_numbers():
     )
     for name, gradient in zip(numbers, truth, strict=True):
         torch.testing.assert_close(ours[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_derivatives_compile_whole():
+    model, z = move(adapted()), points()
+
+    def loss(z):
+        return derivatives(model, z, second=((1.0, 1.0, 1.0),)).second.square().mean()
+
+    torch.testing.assert_close(torch.compile(loss, backend="eager", fullgraph=True)(z), loss(z))
+
+
+def test_copies_answer_for_their_own_derivatives():
+    model, z = adapted(), points()
+    ask = {"second": ((1.0, 1.0, 1.0),), "mode": "one-pass"}
+    before = derivatives(model, z, **ask).second
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        move(twin)
+        twin.base.layers[2].bias.data += 1
+        torch.testing.assert_close(derivatives(twin, z, **ask).second, derivatives(twin.merged(), z, **ask).second)
+    assert torch.equal(derivatives(model, z, **ask).second, before)
 
 
 class _Call(nn.Module):
@@ -244,7 +265,7 @@ def test_an_adapter_of_another_network_is_refused(tmp_path):
         Adapted.load(network(torch.float32), path)
     with pytest.raises(UsageError, match="names and shapes agree but the weights do not"):
         Adapted.load(network(seed=1), path)
-    with pytest.raises(UsageError, match=r"expects 'shift\.offset', this one has network\.layers"):
+    with pytest.raises(UsageError, match=r"expects 'shift\.offset', this one has network\.shift"):
         Adapted.load(Wall(network()), path)
     bigger = network()
     bigger.layers.append(nn.Linear(1, 1).double())

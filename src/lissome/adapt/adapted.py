@@ -62,6 +62,7 @@ class Adapted(nn.Module):
     ) -> None:
         super().__init__()
         self.base = copy.deepcopy(base).requires_grad_(False)
+        self._hand = (_Hand(self.base),)  # in a tuple, so that torch does not count the base twice
         self.form, self.free = nn.Module(), nn.Module()  # trees with the base's own paths
         parameters = dict(self.base.named_parameters())
         forms = dict(forms or {})
@@ -85,7 +86,7 @@ class Adapted(nn.Module):
     def derive(self, z: Tensor, first: Any, second: Any, along: Any, recurse: Callable[..., Any]) -> Any:
         """Return the derivatives of the base with the replaced weights, as `calculus.derivatives` asks for them."""
         weights = {f"base.{path}": weight for path, weight in self.weights().items()}
-        return functional_call(_Hand(self.base), weights, (lambda base: recurse(base, z, first, second, along),))
+        return functional_call(self._hand[0], weights, (lambda base: recurse(base, z, first, second, along),))
 
     def weights(self) -> dict[str, Tensor]:
         """Return every replaced parameter, dense and with its graph: path -> tensor."""
