@@ -2,11 +2,13 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from lissome._errors import UsageError
 from lissome.report import compare, page
-from lissome.report.figures import COLOURS, Curve, palette, progress, svg
+from lissome.report.drawing import COLOURS, palette, svg, themed
+from lissome.report.figures import Curve, progress, slices
 
 VOID = {"meta", "br", "use"}
 
@@ -127,6 +129,14 @@ def test_a_comparison_bears_failed_and_unfinished_runs(tmp_path, made):
     assert "lora has not finished, svd failed" in text or "svd failed, lora has not finished" in text
 
 
+def test_a_network_that_failed_does_not_hide_the_exact_solution():
+    x = np.linspace(-1, 1, 9)
+    styles = palette([("a", "svd")])
+    figure = slices(x, np.sin(x), [Curve("a", x, np.full(9, 1e300))], styles)
+    svg(figure, "n", "t")
+    assert figure.axes[0].get_ylim()[1] < 3
+
+
 def test_nothing_to_compare_is_said(tmp_path):
     with pytest.raises(UsageError, match="nothing to compare"):
         compare([], tmp_path)
@@ -147,16 +157,35 @@ def test_a_page_is_the_same_each_time(tmp_path, made):
     assert page(tmp_path / "run").read_text() == first
 
 
-def test_methods_keep_their_colour():
-    assert palette(["svd", "mine"])["svd"] == palette(["lora", "svd"])["svd"] == COLOURS["svd"]
-    assert palette(["svd", "mine", "yours"])["mine"] != palette(["svd", "mine", "yours"])["yours"]
+def test_methods_keep_their_colour_and_labels_stay_apart():
+    assert palette([("svd", "svd"), ("a", "a")])["svd"] == palette([("lora", "lora"), ("svd", "svd")])["svd"]
+    styles = palette([("svd rank 4", "svd"), ("svd rank 8", "svd"), ("mine", "mine"), ("yours", "yours")])
+    assert styles["svd rank 4"].colour == styles["svd rank 8"].colour == COLOURS["svd"]
+    assert len({(style.colour, str(style.dash)) for style in styles.values()}) == 4
+    assert len({(style.colour, style.marker) for style in styles.values()}) == 4
     assert len(set(COLOURS.values())) == len(COLOURS)
 
 
 def test_a_figure_takes_its_ink_from_the_page():
-    curve = Curve("a", "svd", [0.0, 1.0], [1.0, 1e-4])
-    text = svg(progress([curve], x="steps", colours=COLOURS), "n", 'a "title" <x>')
+    curve = Curve("a $b$", np.array([0.0, 1.0]), np.array([1.0, 1e-4]))
+    text = svg(progress([curve, curve], x="steps", styles=palette([("a $b$", "svd")])), "n", 'a "title" <x>')
     assert "currentColor" in text
     assert "#000000" not in text
     assert 'aria-label="a &quot;title&quot; &lt;x&gt;"' in text
     assert "10⁻³" in text
+    assert "a $b$" in text
+    assert "var(--c0072b2, #0072b2)" in themed(text)
+
+
+@pytest.mark.parametrize("span", [(1e-9, 1.0), (2e-3, 9e-3), (1.1e-2, 1.13e-2), (0.3, 0.3), (1e-90, 1e90)])
+def test_every_span_of_errors_has_ticks_that_differ(span):
+    curve = Curve("a", np.array([0.0, 1.0]), np.array(span))
+    figure = progress([curve], x="steps", styles=palette([("a", "svd")]))
+    text = svg(figure, "n", "t")
+    axis = figure.axes[0].yaxis
+    low, high = sorted(axis.get_view_interval())
+    ticks = [t for t in (*axis.get_majorticklocs(), *axis.get_minorticklocs()) if low <= t <= high]
+    seen = [label for label in map(axis.get_minor_formatter(), sorted(set(ticks))) if label]
+    assert len(seen) >= 2
+    assert len(seen) == len(set(seen))
+    assert seen[0] in text

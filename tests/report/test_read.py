@@ -85,7 +85,11 @@ def test_a_missing_directory_is_named(tmp_path):
 
 def test_nan_counts_as_no_number(tmp_path, made):
     assert finite(read_run(made(tmp_path / "a", error=float("nan"))).row(), "error") is None
-    x, y = series([{"s": 0, "e": float("inf")}, {"s": 1, "e": 2.0}, {"s": 2, "e": 0.0}, {"e": 1.0}], "s", "e")
+    x, y = series(
+        [{"s": 0, "e": float("inf")}, {"s": 1, "e": 2.0}, {"s": 2, "e": 0.0}, {"s": 3, "e": 1e300}, {"e": 1.0}],
+        "s",
+        "e",
+    )
     assert (x.tolist(), y.tolist()) == ([1.0], [2.0])
     assert [len(part) for part in series([], "s", "e")] == [0, 0]
 

@@ -3,7 +3,7 @@ import doctest
 import pytest
 from rich.console import Console
 
-from lissome.report import numerals, read, table
+from lissome.report import drawing, numerals, read, table
 from lissome.report.table import lines, table_html, terminal, verdicts
 
 
@@ -94,6 +94,6 @@ def test_families_and_dimensions_appear_where_they_differ():
     assert {line.parameter for line in lines(rows)} == {"wave, d = 10", "heat, d = 10", "wave, d = 3"}
 
 
-@pytest.mark.parametrize("module", [numerals, read, table])
+@pytest.mark.parametrize("module", [drawing, numerals, read, table])
 def test_examples_run(module):
     assert doctest.testmod(module).failed == 0

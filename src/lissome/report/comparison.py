@@ -12,8 +12,9 @@ import numpy as np
 
 from lissome._errors import UsageError
 from lissome.report.document import details, document, figure, gallery, pairs, write, write_json
-from lissome.report.figures import Curve, cost, overview, palette, progress, slices
-from lissome.report.read import Row, Run, read_json, read_run, series, variant
+from lissome.report.drawing import Style, palette, themed
+from lissome.report.figures import Curve, cost, overview, progress, slices
+from lissome.report.read import Row, Run, drawable, read_json, read_run, series, variant
 from lissome.report.table import Line, lines, parts, table_html, verdict
 
 
@@ -52,17 +53,17 @@ def name_of(rows: Sequence[Row]) -> str:
 
 def errors(run: Run, line: Line, x: str) -> Curve:
     """Return the curve of a run's error against "step" or "seconds"."""
-    return Curve(line.label, line.method, *series(run.metrics, x, "error"))
+    return Curve(line.label, *series(run.metrics, x, "error"))
 
 
 def dot(line: Line, x: float | None) -> Curve:
     """Return the error of a line as one point, or as none when there is no number to show."""
-    shown = line.finished and x is not None and line.error is not None and line.error > 0
+    shown = line.finished and x is not None and line.error is not None and drawable(line.error)
     pair = ([x], [line.error]) if shown else ([], [])
-    return Curve(line.label, line.method, np.asarray(pair[0], dtype=float), np.asarray(pair[1], dtype=float))
+    return Curve(line.label, np.asarray(pair[0], dtype=float), np.asarray(pair[1], dtype=float))
 
 
-def section(number: int, part: Sequence[Line], runs: Sequence[Run], folder: Path, colours: dict[str, str]) -> str:
+def section(number: int, part: Sequence[Line], runs: Sequence[Run], folder: Path, styles: dict[str, Style]) -> str:
     """Draw the figures of one parameter value; of repetitions, the first run stands for its line."""
     title = part[0].parameter
     stem = f"{number:02d}-{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-') or 'all'}"[:60]
@@ -71,29 +72,27 @@ def section(number: int, part: Sequence[Line], runs: Sequence[Run], folder: Path
     known = [(line, run) for line, run in pairs_of if {"slice_x", "slice_network"} <= run.curves.keys()]
     along = None
     if known:
-        curves = [
-            Curve(line.label, line.method, run.curves["slice_x"], run.curves["slice_network"]) for line, run in known
-        ]
+        curves = [Curve(line.label, run.curves["slice_x"], run.curves["slice_network"]) for line, run in known]
         first = known[0][1].curves
-        along = slices(first["slice_x"], first.get("slice_exact"), curves, colours)
+        along = slices(first["slice_x"], first.get("slice_exact"), curves, styles)
     figures = [
         figure(
             folder,
             f"{stem}-error-steps",
-            progress([errors(run, line, "step") for line, run in pairs_of], x="steps", colours=colours),
+            progress([errors(run, line, "step") for line, run in pairs_of], x="steps", styles=styles),
             f"Error against steps, {title}",
         ),
         figure(
             folder,
             f"{stem}-error-seconds",
-            progress([errors(run, line, "seconds") for line, run in pairs_of], x="seconds", colours=colours),
+            progress([errors(run, line, "seconds") for line, run in pairs_of], x="seconds", styles=styles),
             f"Error against seconds, {title}",
         ),
         figure(folder, f"{stem}-slice", along, f"A slice of the solution, {title}"),
         figure(
             folder,
             f"{stem}-cost",
-            cost([dot(line, line.trained) for line in shown], colours),
+            cost([dot(line, line.trained) for line in shown], styles),
             f"Error against trained numbers, {title}",
         ),
     ]
@@ -101,7 +100,7 @@ def section(number: int, part: Sequence[Line], runs: Sequence[Run], folder: Path
     return f"<h2>{escape(title)}</h2>\n{inside}" if inside else ""
 
 
-def over_parameters(found: Sequence[Line], folder: Path, colours: dict[str, str]) -> str:
+def over_parameters(found: Sequence[Line], folder: Path, styles: dict[str, Style]) -> str:
     """Draw the error of every method over all parameter values, where there are several."""
     names = list(dict.fromkeys(line.parameter for line in found))
     if len(names) < 2:
@@ -109,12 +108,11 @@ def over_parameters(found: Sequence[Line], folder: Path, colours: dict[str, str]
     points = []
     for label in sorted({line.label for line in found}):
         dots = [dot(line, names.index(line.parameter)) for line in found if line.label == label]
-        method = next(line.method for line in found if line.label == label)
-        points.append(Curve(label, method, np.concatenate([d.x for d in dots]), np.concatenate([d.y for d in dots])))
+        points.append(Curve(label, np.concatenate([d.x for d in dots]), np.concatenate([d.y for d in dots])))
     return gallery(
         [
             figure(
-                folder, "overview", overview(names, points, colours), "Error of each method, all parameters", broad=True
+                folder, "overview", overview(names, points, styles), "Error of each method, all parameters", broad=True
             )
         ]
     )
@@ -147,20 +145,23 @@ def compare(directories: Iterable[str | Path], out: str | Path, title: str | Non
         link = f"{row['path']}/index.html" if (run.path / "index.html").is_file() else ""
         shown.append(row | {"variant": variant(run.settings), "link": link})
     found = lines(shown)
-    colours = palette(line.method for line in found)
+    styles = palette((line.label, line.method) for line in found)
     several = any(len(line.runs) > 1 for line in found)
     remark = "Lines with several seeds show medians, and curves the first seed." if several else "Each line is one run."
     sections = [
-        section(number, part, runs, out / "figures", colours) for number, part in enumerate(parts(found), start=1)
+        section(number, part, runs, out / "figures", styles) for number, part in enumerate(parts(found), start=1)
     ]
-    told = "".join(f"<li>{escape(verdict(part))}</li>" for part in parts(found))
+    told = "".join(
+        f'<li style="border-color:{themed(styles[part[0].label].colour)}">{escape(verdict(part))}</li>'
+        for part in parts(found)
+    )
     body = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="lead">{escape(remark)} Errors are relative L2 errors on points that no method saw in training.</p>',
+        f'<p class="lead">{escape(remark)} Errors are relative L2 errors on test points.</p>',
         f'<ul class="verdicts">{told}</ul>',
-        table_html(shown, colours),
+        table_html(shown, styles),
         "<h2>All parameters</h2>" if len(sections) > 1 else "",
-        over_parameters(found, out / "figures", colours),
+        over_parameters(found, out / "figures", styles),
         *sections,
         "<h2>How it was made</h2>",
         *(

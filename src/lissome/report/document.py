@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lissome._errors import RunError
-from lissome.report.figures import svg
+from lissome.report.drawing import svg, themed
 
 
 def document(title: str, body: str) -> str:
@@ -62,7 +62,7 @@ def figure(folder: Path, name: str, drawn: Figure | None, caption: str, *, broad
     text = svg(drawn, name, caption)
     write(folder / f"{name}.svg", text)
     kind = ' class="broad"' if broad else ""
-    return f"<figure{kind}>\n{text}<figcaption>{escape(caption)}</figcaption>\n</figure>"
+    return f"<figure{kind}>\n{themed(text)}<figcaption>{escape(caption)}</figcaption>\n</figure>"
 
 
 def gallery(figures: Iterable[str]) -> str:

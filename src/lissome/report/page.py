@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lissome.report.comparison import again, is_comparison
 from lissome.report.document import details, document, figure, gallery, pairs, tiles, write
-from lissome.report.figures import LAYERS, Curve, palette, progress, residuals, slices, spectra
+from lissome.report.drawing import palette
+from lissome.report.figures import LAYERS, Curve, progress, residuals, slices, spectra
 from lissome.report.numerals import count, quantity, seconds, setting, share
 from lissome.report.read import Row, Run, finite, read_run, series
 
@@ -75,32 +76,28 @@ def layers(run: Run) -> dict:
 def drawings(run: Run, row: Row) -> str:
     """Draw and write every figure for which the run has data."""
     method = str(row.get("method") or "run")
-    colours, folder = palette([method]), run.path / "figures"
-    by_steps, by_seconds = (Curve(method, method, *series(run.metrics, x, "error")) for x in ("step", "seconds"))
-    train = Curve("training points", method, *series(run.metrics, "step", "loss"))
-    fresh = Curve("fresh points", method, *series(run.metrics, "step", "fresh"))
+    styles, folder = palette([(method, method)]), run.path / "figures"
+    by_steps, by_seconds = (Curve(method, *series(run.metrics, x, "error")) for x in ("step", "seconds"))
+    train = Curve("training points", *series(run.metrics, "step", "loss"))
+    fresh = Curve("fresh points", *series(run.metrics, "step", "fresh"))
     x, exact, network = (run.curves.get(f"slice_{name}") for name in ("x", "exact", "network"))
-    along = (
-        slices(x, exact, [Curve("network", method, x, network)], colours)
-        if x is not None and network is not None
-        else None
-    )
+    along = slices(x, exact, [Curve(method, x, network)], styles) if x is not None and network is not None else None
     weights = layers(run)
     some = f"; the first {LAYERS} of {len(weights)} layers" if len(weights) > LAYERS else ""
     shown = [
-        figure(folder, "error-steps", progress([by_steps], x="steps", colours=colours), "Error against steps"),
-        figure(folder, "error-seconds", progress([by_seconds], x="seconds", colours=colours), "Error against seconds"),
+        figure(folder, "error-steps", progress([by_steps], x="steps", styles=styles), "Error against steps"),
+        figure(folder, "error-seconds", progress([by_seconds], x="seconds", styles=styles), "Error against seconds"),
         figure(
             folder,
             "residual",
-            residuals(train, fresh, colours[method]),
+            residuals(train, fresh, styles[method].colour),
             "Residual loss on training and on fresh points",
         ),
         figure(folder, "slice", along, "A slice of the solution: network and exact"),
         figure(
             folder,
             "singular-values",
-            spectra(weights, colours[method]),
+            spectra(weights, styles[method].colour),
             f"Singular values of the weights before and after{some}",
             broad=True,
         ),

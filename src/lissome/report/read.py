@@ -186,10 +186,15 @@ def finite(row: dict[str, Any], key: str) -> float | None:
     return value
 
 
+def drawable(value: float) -> bool:
+    """Whether a logarithmic axis can show a value without overflow."""
+    return 1e-99 < value < 1e99
+
+
 def series(metrics: list[dict[str, Any]], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the evaluations where both numbers are finite and y is positive: x (N,), y (N,)."""
+    """Return the evaluations where both numbers are finite and y fits a logarithmic axis: x (N,), y (N,)."""
     pairs = [(finite(line, x), finite(line, y)) for line in metrics]
-    kept = [(a, b) for a, b in pairs if a is not None and b is not None and b > 0]
+    kept = [(a, b) for a, b in pairs if a is not None and b is not None and drawable(b)]
     values = np.asarray(kept, dtype=np.float64).reshape(-1, 2)
     return values[:, 0], values[:, 1]
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from rich.table import Table
 from rich.text import Text
 
+from lissome.report.drawing import Style, themed
 from lissome.report.numerals import count, quantity, seconds, setting, share
 from lissome.report.read import Row, finite
 
@@ -195,10 +196,8 @@ def verdict(part: Sequence[Line]) -> str:
     if not legal:
         return where + "no finished run has an error to compare."
     first, rest = legal[0], legal[1:]
-    trained = (
-        f"{count(first.trained)} of {count(first.total)} numbers" if first.total else f"{count(first.trained)} numbers"
-    )
-    means = [f"with {trained}"] if first.trained is not None else []
+    trained = f"{count(first.trained)} of {count(first.total)}" if first.total else count(first.trained)
+    means = [f"with {trained} numbers"] if first.trained is not None else []
     means += [f"in {seconds(first.seconds)} s"] if first.seconds is not None else []
     error = f"error {quantity(first.error)}"
     tail = ", ".join([error, " ".join(means)]) if means else error
@@ -250,8 +249,8 @@ def terminal(rows: Sequence[Row]) -> Table:
     return table
 
 
-def table_html(rows: Sequence[Row], colours: dict[str, str]) -> str:
-    """Return the same table as HTML; colours give each method its dot."""
+def table_html(rows: Sequence[Row], styles: dict[str, Style]) -> str:
+    """Return the same table as HTML; styles give each label its dot."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in COLUMNS)
     bodies = []
     for part in parts(lines(rows)):
@@ -260,7 +259,8 @@ def table_html(rows: Sequence[Row], colours: dict[str, str]) -> str:
             texts = [escape(text) for text in line.texts]
             cells = [f'<th scope="rowgroup" rowspan="{len(part)}">{texts[0]}</th>'] if number == 0 else []
             name = f'<a href="{escape(quote(line.link), quote=True)}">{texts[1]}</a>' if line.link else texts[1]
-            dot = f'<span class="dot" style="background:{colours.get(line.method, "currentColor")}"></span>'
+            colour = themed(styles[line.label].colour) if line.label in styles else "currentColor"
+            dot = f'<span class="dot" style="background:{colour}"></span>'
             cells.append(f"<td>{dot}{name}</td>")
             cells += [f"<td>{text}</td>" for text in texts[2:-1]]
             badge = f'<span class="badge">{texts[-1]}</span>' if line.best else texts[-1]
