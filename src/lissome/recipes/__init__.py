@@ -1,1 +1,15 @@
-"""recipes."""
+"""What the verbs do: recipes that bring networks, problems, adapters and optimisers together."""
+
+from lissome._door import door
+
+_HOMES = {
+    "adapt": "lissome.recipes.adaptation",
+    "compare": "lissome.recipes.pages",
+    "demo": "lissome.recipes.demonstration",
+    "list_families": "lissome.recipes.solution",
+    "settings": "lissome.recipes.settings",
+    "show": "lissome.recipes.pages",
+    "solve": "lissome.recipes.solution",
+}
+__getattr__, __dir__ = door(__name__, _HOMES)
+__all__ = ["adapt", "compare", "demo", "list_families", "settings", "show", "solve"]

@@ -1,0 +1,228 @@
+"""What can be set, as checked data; loads neither torch nor anything heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lissome._errors import UsageError, unknown
+
+METHODS = ("svd", "lora", "lora-xs", "pissa", "last", "full", "scratch")
+
+
+class Strict(BaseModel):
+    """Settings that refuse what they do not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class NetworkSettings(Strict):
+    """The network of a solution."""
+
+    width: int = Field(64, ge=1, description="neurons of each hidden layer")
+    depth: int = Field(2, ge=1, description="hidden layers")
+    activation: Literal["tanh", "sin", "gelu", "relu3"] = "tanh"
+
+
+class PointSettings(Strict):
+    """How many points a batch holds, and how they are drawn."""
+
+    interior: int = Field(1000, ge=1)
+    boundary: int = Field(500, ge=1)
+    initial: int = Field(500, ge=1)
+    draw: str = Field("published", description="published, uniform, sobol or latin")
+    resample: int | None = Field(10, ge=1, description="new points every so many steps; null keeps the first ones")
+
+
+class TrainingSettings(Strict):
+    """How the numbers are moved."""
+
+    optimizer: str = "adam"
+    rate: float = Field(2e-3, gt=0, description="learning rate at the start")
+    schedule: Literal["constant", "cosine", "exponential"] = "cosine"
+    steps: int | None = Field(4000, ge=0)
+    seconds: float | None = Field(None, gt=0, description="stop after so many seconds, whichever comes first")
+    evaluate: int = Field(100, ge=1, description="evaluate every so many steps")
+    checkpoint: int = Field(500, ge=1, description="write a checkpoint every so many steps")
+    compile: bool | Literal["auto"] = "auto"
+    tensorboard: bool = False
+
+
+class Common(Strict):
+    """What every run has."""
+
+    training: TrainingSettings = TrainingSettings()
+    points: PointSettings = PointSettings()
+    weight: float = Field(100.0, gt=0, description="weight of the boundary and initial mismatch")
+    seed: int = Field(0, ge=0, lt=2**63)
+    device: str = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+class SolveSettings(Common):
+    """`lissome pde solve`: one member of a family, from scratch."""
+
+    family: str
+    dimension: int | None = Field(None, ge=1)
+    parameters: dict[str, float] = {}
+    constraint: Literal["soft", "boundary", "exact"] = "boundary"
+    network: NetworkSettings = NetworkSettings()
+
+
+class AdaptSettings(Common):
+    """`lissome pde adapt`: further members of the family of a run, by several methods."""
+
+    run: str = Field(description="directory of the solved member")
+    targets: list[dict[str, float]] = Field(min_length=1)
+    methods: list[str] = Field(["svd"], min_length=1)
+    rank: int | None = Field(None, ge=0, description="rank of the small forms; null takes the method's own default")
+    small: bool = Field(True, description="train biases, first and last layer beside the forms")
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, methods: list[str]) -> list[str]:
+        for method in methods:
+            if method not in METHODS:
+                raise ValueError(str(unknown("method", method, METHODS)))
+        return list(dict.fromkeys(methods))
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def inherited(run: str | Path) -> dict[str, Any]:
+    """Return what an adaptation takes over from a solved run unless told otherwise: points, weight and dtype."""
+    file = Path(run) / "settings.yaml"
+    data = _read(file) if file.is_file() else {}
+    return {key: data[key] for key in ("points", "weight", "dtype") if key in data}
+
+
+def load(
+    kind: type[S],
+    *,
+    file: Path | None = None,
+    given: Mapping[str, Any],
+    changes: Iterable[str] = (),
+    beneath: Mapping[str, Any] | None = None,
+) -> S:
+    """Make settings from a YAML file, then from what was given by name, then from `key.sub=value` changes.
+
+    Args:
+        kind: the class of settings.
+        file: YAML with any part of the settings.
+        beneath: what holds where nothing else is said.
+        given: values by key; None means not given; keys may be dotted.
+        changes: `--set` arguments, their values read as YAML.
+
+    Raises:
+        UsageError: a file that cannot be read, an unknown key, a value of the wrong kind.
+    """
+    data = dict(beneath or {}) | (_read(file) if file is not None else {})
+    for key, value in given.items():
+        if value is not None:
+            _put(data, key, value)
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set takes key=value, such as training.steps=2000; '{change}' is none")
+        try:
+            _put(data, key.strip(), yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {key}: '{text}' is no YAML value: {_one_line(error)}") from error
+    return validate(kind, data)
+
+
+def validate(kind: type[S], data: Mapping[str, Any]) -> S:
+    """Check data against a class of settings.
+
+    Raises:
+        UsageError: the first thing that is wrong, with its key, what came, and what is legal.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(_sentence(kind, error)) from error
+
+
+def dump(settings: BaseModel) -> str:
+    """Write settings, complete, as YAML that `load` reads."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def pairs(text: str, option: str = "--parameter") -> dict[str, float]:
+    """Read `c=0.5` or `a=1,b=2`.
+
+    >>> pairs("a=1,b=2.5")
+    {'a': 1.0, 'b': 2.5}
+
+    Raises:
+        UsageError: not of that form, or a value that is no finite number.
+    """
+    out: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not equals or not name.strip() or number != number or abs(number) == float("inf"):
+            raise UsageError(f"{option} takes name=number, such as c=0.5; '{part}' is none")
+        out[name.strip()] = number
+    return out
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"settings file '{file}' cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"settings file '{file}' is no YAML: {_one_line(error)}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UsageError(f"settings file '{file}' holds a {type(data).__name__}; legal is a mapping of keys to values")
+    return data
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _put(data: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        inner = data.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"setting '{key}': '{part}' is a single value and has no parts")
+        data = inner
+    data[last] = value
+
+
+def _fields(kind: type[BaseModel], path: tuple[Any, ...]) -> Iterable[str]:
+    """Return the legal keys of the group of settings at a path."""
+    for part in path:
+        field = kind.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ()
+        kind = annotation
+    return kind.model_fields
+
+
+def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = first["loc"]
+    key = ".".join(str(part) for part in path)
+    if first["type"] == "extra_forbidden":
+        return str(unknown("setting", key, (".".join(map(str, (*path[:-1], f))) for f in _fields(kind, path[:-1]))))
+    if first["type"] == "missing":
+        return f"setting '{key}' is missing"
+    if first["type"] == "value_error":
+        return f"setting '{key}': {first['ctx']['error']}"
+    said = first["msg"][0].lower() + first["msg"][1:]
+    return f"setting '{key}' is {first['input']!r}: {said}"
