@@ -23,31 +23,33 @@ class Strict(BaseModel):
 class NetworkSettings(Strict):
     """The network of a solution."""
 
-    width: int = Field(64, ge=1, description="neurons of each hidden layer")
-    depth: int = Field(2, ge=1, description="hidden layers")
+    width: int = Field(default=64, ge=1, description="neurons of each hidden layer")
+    depth: int = Field(default=2, ge=1, description="hidden layers")
     activation: Literal["tanh", "sin", "gelu", "relu3"] = "tanh"
 
 
 class PointSettings(Strict):
     """How many points a batch holds, and how they are drawn."""
 
-    interior: int = Field(1000, ge=1)
-    boundary: int = Field(500, ge=1)
-    initial: int = Field(500, ge=1)
-    draw: str = Field("published", description="published, uniform, sobol or latin")
-    resample: int | None = Field(10, ge=1, description="new points every so many steps; null keeps the first ones")
+    interior: int = Field(default=1000, ge=1)
+    boundary: int = Field(default=500, ge=1)
+    initial: int = Field(default=500, ge=1)
+    draw: str = Field(default="published", description="published, uniform, sobol or latin")
+    resample: int | None = Field(
+        default=10, ge=1, description="new points every so many steps; null keeps the first ones"
+    )
 
 
 class TrainingSettings(Strict):
     """How the numbers are moved."""
 
     optimizer: str = "adam"
-    rate: float = Field(2e-3, gt=0, description="learning rate at the start")
+    rate: float = Field(default=2e-3, gt=0, description="learning rate at the start")
     schedule: Literal["constant", "cosine", "exponential"] = "cosine"
-    steps: int | None = Field(4000, ge=0)
-    seconds: float | None = Field(None, gt=0, description="stop after so many seconds, whichever comes first")
-    evaluate: int = Field(100, ge=1, description="evaluate every so many steps")
-    checkpoint: int = Field(500, ge=1, description="write a checkpoint every so many steps")
+    steps: int | None = Field(default=4000, ge=0)
+    seconds: float | None = Field(default=None, gt=0, description="stop after so many seconds, whichever comes first")
+    evaluate: int = Field(default=100, ge=1, description="evaluate every so many steps")
+    checkpoint: int = Field(default=500, ge=1, description="write a checkpoint every so many steps")
     compile: bool | Literal["auto"] = "auto"
     tensorboard: bool = False
 
@@ -57,8 +59,8 @@ class Common(Strict):
 
     training: TrainingSettings = TrainingSettings()
     points: PointSettings = PointSettings()
-    weight: float = Field(100.0, gt=0, description="weight of the boundary and initial mismatch")
-    seed: int = Field(0, ge=0, lt=2**63)
+    weight: float = Field(default=100.0, gt=0, description="weight of the boundary and initial mismatch")
+    seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
 
@@ -67,7 +69,7 @@ class SolveSettings(Common):
     """`lissome pde solve`: one member of a family, from scratch."""
 
     family: str
-    dimension: int | None = Field(None, ge=1)
+    dimension: int | None = Field(default=None, ge=1)
     parameters: dict[str, float] = {}
     constraint: Literal["soft", "boundary", "exact"] = "boundary"
     network: NetworkSettings = NetworkSettings()
@@ -78,9 +80,11 @@ class AdaptSettings(Common):
 
     run: str = Field(description="directory of the solved member")
     targets: list[dict[str, float]] = Field(min_length=1)
-    methods: list[str] = Field(["svd"], min_length=1)
-    rank: int | None = Field(None, ge=0, description="rank of the small forms; null takes the method's own default")
-    small: bool = Field(True, description="train biases, first and last layer beside the forms")
+    methods: list[str] = Field(default=["svd"], min_length=1)
+    rank: int | None = Field(
+        default=None, ge=0, description="rank of the small forms; null takes the method's own default"
+    )
+    small: bool = Field(default=True, description="train biases, first and last layer beside the forms")
 
     @field_validator("methods")
     @classmethod
@@ -223,6 +227,6 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"setting '{key}' is missing"
     if first["type"] == "value_error":
-        return f"setting '{key}': {first['ctx']['error']}"
+        return f"setting '{key}': {first.get('ctx', {}).get('error')}"
     said = first["msg"][0].lower() + first["msg"][1:]
     return f"setting '{key}' is {first['input']!r}: {said}"
