@@ -7,6 +7,7 @@ another name and renamed, so a process killed at any moment leaves the old or th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -88,8 +89,10 @@ def write(directory: Path, model: Mapping[str, Tensor], state: Mapping[str, Any]
             os.replace(directory, old)
         os.replace(new, directory)
     except OSError as error:
-        _recover(directory)
-        shutil.rmtree(new, ignore_errors=True)
+        with contextlib.suppress(OSError):  # if even this fails, the next reader mends it
+            if old.exists() and not directory.exists():
+                os.replace(old, directory)
+            shutil.rmtree(new, ignore_errors=True)
         kept = "the checkpoint before it is intact" if directory.exists() else "there was none before it"
         raise RunError(
             f"the checkpoint {directory} could not be written ({error.strerror or error}); {kept}: "
@@ -115,8 +118,9 @@ def read(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
         raise UsageError(f"there is no checkpoint at {directory}; start without resume")
     model = _tensors(directory / MODEL, device)
     tensors = _tensors(directory / TENSORS, "cpu")
+    text = _read_file(directory / STATE)
     try:
-        state = decode(json.loads(_read_file(directory / STATE)), tensors)
+        state = decode(json.loads(text), tensors)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"the checkpoint file {directory / STATE} is damaged; start again without it") from error
     return Checkpoint(model, state)
@@ -182,12 +186,11 @@ def _read_file(path: Path) -> bytes:
 
 
 def _tensors(path: Path, device: torch.device | str) -> dict[str, Tensor]:
+    content = _read_file(path)
     try:
         # copies: in memory that is aligned otherwise, some kernels round otherwise
-        return {name: value.to(device, copy=True) for name, value in safetensors.torch.load(_read_file(path)).items()}
+        return {name: value.to(device, copy=True) for name, value in safetensors.torch.load(content).items()}
     except (SafetensorError, ValueError, KeyError) as error:
-        if isinstance(error, UsageError):
-            raise
         raise UsageError(
             f"the checkpoint file {path} is damaged or cut off ({error}); restore it or start again"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -57,7 +58,8 @@ class Journal:
                 try:
                     file.write(_line(clean).encode())
                 except OSError:
-                    file.truncate(size)
+                    with contextlib.suppress(OSError):
+                        file.truncate(size)
                     raise
         except OSError as error:
             raise _refused(self.path, error) from error
