@@ -1,0 +1,355 @@
+"""A family's member as an objective: what `optim.fit` minimises."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lissome._errors import UsageError, unknown
+from lissome._types import Batch
+from lissome.calculus import derivatives, explain
+from lissome.pde.constraint import Constrained, Periodic
+from lissome.pde.domain import points
+from lissome.pde.family import Family
+from lissome.pde.field import apply, record
+from lissome.pde.lift import boundary_lift, whole_lift
+from lissome.pde.registry import guard
+from lissome.pde.sampling import check_draw
+from lissome.pde.supply import Supply, check_values, seed_of
+
+POINTS = {"interior": 1000, "boundary": 500, "initial": 500}  # as published with SVD-PINNs, arXiv 2211.08760
+CONSTRAINTS = ("soft", "boundary", "exact")
+POOL = 32  # batches drawn at once where the right-hand side is derived
+CREASED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardsigmoid)
+
+
+class Problem:
+    """Residual, boundary and initial mismatch of one equation, at points that come with their right-hand side.
+
+    loss = mean((w (operator(u) - f))^2 over interior points) + weight_boundary * mean(mismatch^2 over boundary and
+    initial points); the mismatch of a periodic box is that of u and u_x at its two ends.
+
+    A batch holds the points and f, computed in float64 and then cast. Where f is derived by differentiation, 32
+    batches' worth is drawn once, from `seed`, and a batch is a random part of it.
+
+    Args:
+        family: the member.
+        points: how many of each kind: interior, boundary, initial.
+        sampling: published, uniform, mixed, sobol, latin; the family's own if None.
+        constraint: soft; boundary (values on the boundary hold exactly); exact (initial values too).
+        weight_boundary: weight of the mismatch; 100 as published.
+        seed: of the test points, the points of `fresh`, and the pool.
+        dtype: of batches and evaluation.
+        device: of batches.
+        pool: how many batches are drawn at once; 0 draws every batch anew; None decides.
+        test_points: how many.
+        mode: how derivatives are computed, see `calculus.derivatives`.
+
+    Raises:
+        UsageError: an unknown or unfit argument; an error in the family's own code, with file and line.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        *,
+        points: Mapping[str, int] | None = None,
+        sampling: str | None = None,
+        constraint: str = "soft",
+        weight_boundary: float = 100.0,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+        pool: int | None = None,
+        test_points: int = 10_000,
+        mode: str = "auto",
+    ):
+        if constraint not in CONSTRAINTS:
+            raise unknown("constraint", constraint, CONSTRAINTS)
+        if not (math.isfinite(weight_boundary) and weight_boundary > 0):
+            raise UsageError(f"weight_boundary is {weight_boundary}; legal is a number above 0")
+        self.family = family
+        self.sampling = check_draw(family.sampling if sampling is None else sampling)
+        self.constraint = constraint
+        self.weight_boundary = weight_boundary
+        self.seed = seed
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.test_points = test_points
+        self.mode = mode
+        with guard(family, "domain"):
+            self.domain = family.domain()
+        self.timed = self.domain.time is not None
+        self.counts = self._counts(points or {})
+        self._learn()
+        derived = not family.homogeneous and self.sampling not in ("sobol", "latin")
+        batches = (POOL if derived else 0) if pool is None else pool
+        self.supply = Supply(
+            family, self.domain, self.needs, self.counts, self.sampling, seed, batches, dtype, self.device
+        )
+        self._check_source()
+        self._kept: dict[str, Any] = {}
+        self._smooth: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+    # what a network has to be
+
+    @property
+    def coordinates(self) -> int:
+        """D, the number of coordinates of a point."""
+        return self.domain.coordinates
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers the network reads; not D where a hard constraint feeds it periodic inputs."""
+        features = self._features()
+        return self.coordinates if features is None else int(features.outputs)  # type: ignore[arg-type]
+
+    @property
+    def offset(self) -> tuple[float, ...]:
+        """What the network should subtract from its inputs."""
+        features = self._features()
+        if features is None:
+            return self.family.offset()
+        shift = self.family.offset()[:1] if self.timed and isinstance(features, Periodic) else (0.0,)
+        return (*shift, *([0.0] * (self.inputs - 1)))
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Return the network under the problem's constraint; under `soft`, the network itself.
+
+        Raises:
+            UsageError: a plain ReLU under a second-order operator, or values that have no lift.
+        """
+        self._check_smooth(network)
+        if self.constraint == "soft":
+            return network
+        exact = self.constraint == "exact" and self.timed
+        with guard(self.family, "lift"):
+            lift = whole_lift(self.family) if exact else boundary_lift(self.family)
+        return Constrained(
+            network,
+            domain=self.domain,
+            lift=lift,
+            initial=self.family.order_in_time if exact else 0,
+            features=self._features(),
+            radial=self.family.radial,
+        ).to(next(network.parameters(), torch.zeros((), dtype=self.dtype)))
+
+    def explain(self, model: nn.Module) -> str:
+        """Say in one sentence how this problem's derivatives of a model are computed."""
+        inner = model.inner if isinstance(model, Constrained) else model
+        said = explain(inner, self.coordinates, self.needs.first, self.needs.second)
+        return said if inner is model else f"{said}; lift and factor by the product rule"
+
+    # the objective
+
+    def sample(self, generator: torch.Generator, n: int | None = None) -> Batch:
+        """Return a batch: points, right-hand side, boundary and initial values; row-first, in `dtype`.
+
+        Args:
+            generator: the only source of randomness, beside `seed` for the pool.
+            n: about how many points in all, shared out as in `points`; None for `points` itself.
+        """
+        counts = self.counts
+        if n is not None:
+            total = sum(counts.values())
+            counts = {kind: max(round(n * count / total), 1) if count else 0 for kind, count in counts.items()}
+        batch: Batch = {}
+        for kind, count in counts.items():
+            if count:
+                batch |= self.supply.part(kind, count, generator)
+        return batch
+
+    def sample_by_residual(
+        self, model: nn.Module, generator: torch.Generator, n: int | None = None, candidates: int = 5
+    ) -> Batch:
+        """Return a batch whose interior points are drawn by p ~ |residual| / mean + 1 (RAD; arXiv 2207.10289).
+
+        Args:
+            model: whose residual it is.
+            generator: the source of randomness.
+            n: as in `sample`.
+            candidates: how many are looked at for each that is kept.
+        """
+        batch = self.sample(generator, n)
+        count = len(batch["interior"])
+        many = self.supply.part("interior", candidates * count, generator)
+        with torch.no_grad():
+            size = self._interior(model, many).abs().double().to(generator.device)
+        chosen = torch.multinomial(size / size.mean().clamp_min(1e-300) + 1, count, generator=generator)
+        return batch | {key: value[chosen.to(value.device)] for key, value in many.items()}
+
+    def residual(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return all mismatches as one vector (M,), weighted so that its mean square is the loss."""
+        self._check_smooth(model)
+        inside = self._interior(model, batch)
+        outside = self._mismatch(model, batch)
+        if outside is None:
+            return inside
+        total = len(inside) + len(outside)
+        scale = math.sqrt(self.weight_boundary * total / len(outside))
+        return torch.cat([inside * math.sqrt(total / len(inside)), outside * scale])
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss, a scalar with its graph."""
+        return self.residual(model, batch).square().mean()
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Return figures of quality, the same numbers each time for the same model.
+
+        error: relative L2 error on `test_points` points of the problem's own draw; squared_error: its square;
+        error_uniform: the same on points uniform in the ball, where that is another draw; fresh: the loss on points
+        that no training saw. The errors are left out where no solution is known.
+        """
+        parameter = next(model.parameters(), None)
+        device = self.device if parameter is None else parameter.device
+        out: dict[str, float] = {}
+        with torch.no_grad():
+            if self.family.known:
+                out["error"] = self._error(model, self.sampling, device)
+                out["squared_error"] = out["error"] ** 2
+                if self._uneven():
+                    out["error_uniform"] = self._error(model, "uniform", device)
+            if "fresh" not in self._kept:
+                generator = torch.Generator().manual_seed(seed_of(self.seed, "fresh"))
+                self._kept["fresh"] = self.supply.make_all(generator)
+            batch = {key: value.to(device) for key, value in self._kept["fresh"].items()}
+            out["fresh"] = float(self.loss(model, batch))
+        return out
+
+    def slice(self, model: nn.Module | None = None, n: int = 401) -> dict[str, Tensor]:
+        """Return a line through the domain at the last time, for a figure: slice_x, and u there, (n,) in float64.
+
+        slice_exact where a solution is known; slice_network if a model is given.
+        """
+        s, z = self.domain.slice(n)
+        out = {"slice_x": s}
+        with torch.no_grad():
+            if self.family.known:
+                with guard(self.family, "exact"):
+                    out["slice_exact"] = self.family.exact(points(self.domain, z)).double()
+            if model is not None:
+                out["slice_network"] = self._predict(model, z).double().cpu()
+        return out
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move batches to a device or dtype; the problem itself is changed and returned."""
+        if device is not None:
+            self.device = torch.device(device)
+        if dtype is not None and dtype != self.dtype:
+            self.dtype, self._kept = dtype, {}
+        self.supply.to(self.device, self.dtype)
+        return self
+
+    # what a model leaves over
+
+    def _interior(self, model: nn.Module, batch: Batch) -> Tensor:
+        z = batch["interior"]
+        along = batch["along"].transpose(0, 1) if "along" in batch else None
+        found = derivatives(model, z, self.needs.first, self.needs.second, along, mode=self.mode)
+        out = apply(self.family.operator, points(self.domain, z), self.family.dimension, self.needs, found)
+        if "source" in batch:
+            out = out - batch["source"]
+        return out * batch["weight"] if "weight" in batch else out
+
+    def _mismatch(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        out, places, values = [], [], []
+        if "opposite" in batch:
+            z = torch.cat([batch["boundary"], batch["opposite"]])
+            found = derivatives(model, z, (self.coordinates - 1,), mode="auto")
+            out += [a - b for a, b in (q.chunk(2) for q in (found.value, found.first[0]))]
+        elif "boundary" in batch:
+            places, values = [batch["boundary"]], [batch["boundary_value"]]
+        if "initial_velocity" in batch:
+            found = derivatives(model, batch["initial"], (0,), mode="auto")
+            out += [found.value - batch["initial_value"], found.first[0] - batch["initial_velocity"]]
+        elif "initial" in batch:
+            places, values = [*places, batch["initial"]], [*values, batch["initial_value"]]
+        if places:
+            out.append(model(torch.cat(places)).squeeze(1) - torch.cat(values))
+        return torch.cat(out) if out else None
+
+    def _predict(self, model: nn.Module, z: Tensor) -> Tensor:
+        like = next(model.parameters(), z.new_zeros((), dtype=self.dtype))
+        return torch.cat([model(part.to(like.device, self.dtype)).squeeze(1) for part in z.split(16384)])
+
+    def _error(self, model: nn.Module, draw: str, device: torch.device) -> float:
+        z, exact = self._test(draw)
+        difference = self._predict(model, z).double() - exact.to(device)
+        return float(difference.norm() / exact.norm())
+
+    def _test(self, draw: str) -> tuple[Tensor, Tensor]:
+        key = f"test {draw}"
+        if key not in self._kept:
+            z = self.domain.interior(
+                self.test_points, torch.Generator().manual_seed(seed_of(self.seed, "test", draw)), draw
+            )
+            with guard(self.family, "exact"), torch.no_grad():
+                self._kept[key] = z, check_values(self.family.exact(points(self.domain, z)), z)
+        return self._kept[key]
+
+    # checks
+
+    def _counts(self, given: Mapping[str, int]) -> dict[str, int]:
+        for kind, count in given.items():
+            if kind not in POINTS:
+                raise unknown("kind of points", kind, POINTS)
+            if isinstance(count, bool) or not isinstance(count, int) or count < (kind == "interior"):
+                raise UsageError(
+                    f"{kind} points are {count!r}; legal is a whole number of at least {int(kind == 'interior')}"
+                )
+        counts = {**POINTS, **given}
+        if not self.timed or self.constraint == "exact":
+            counts["initial"] = 0
+        if self.constraint != "soft":
+            counts["boundary"] = 0
+        return counts
+
+    def _learn(self) -> None:
+        """Run the family's own code on a few points: learn its needs, and blame its own line for what fails."""
+        generator = torch.Generator().manual_seed(0)
+        inside, edge = (
+            points(self.domain, draw(8, generator)) for draw in (self.domain.interior, self.domain.boundary)
+        )
+        with guard(self.family, "operator"):
+            self.needs, _ = record(self.family.operator, inside, self.family.dimension)
+        with guard(self.family, "data"), torch.no_grad():
+            if not self.domain.periodic:
+                check_values(self.family.data(edge), edge.z)
+            if self.timed:
+                start = points(self.domain, self.domain.initial(8, generator))
+                check_values(self.family.data(start), start.z)
+
+    def _check_source(self) -> None:
+        inside = points(self.domain, self.domain.interior(8, torch.Generator().manual_seed(0)))
+        with guard(self.family, "exact"):
+            part = self.supply.interior(inside)
+            if "source" in part:
+                check_values(part["source"], inside.z)
+
+    def _features(self) -> nn.Module | None:
+        if self.constraint == "soft":
+            return None
+        own = self.family.features(self.constraint)
+        if own is None and self.domain.periodic:
+            return Periodic(self.domain.low[0], self.domain.high[0], self.timed)  # type: ignore[union-attr]
+        return own
+
+    def _uneven(self) -> bool:
+        return hasattr(self.domain, "radius") and self.sampling in ("published", "mixed")
+
+    def _check_smooth(self, model: nn.Module) -> None:
+        if torch.compiler.is_compiling() or model in self._smooth:
+            return
+        if self.needs.second:
+            for name, module in model.named_modules():
+                if isinstance(module, CREASED):
+                    raise UsageError(
+                        f"the network's '{name}' is {type(module).__name__}, whose second derivative is 0, and family"
+                        f" '{self.family.name}' needs it: take relu3, tanh, sin or gelu"
+                    )
+        self._smooth.add(model)
