@@ -118,6 +118,20 @@ def over_parameters(found: Sequence[Line], folder: Path, styles: dict[str, Style
     )
 
 
+def origins(runs: Sequence[Run], rows: Sequence[Row]) -> str:
+    """Return settings and environment of every run; an environment that all share is shown once."""
+    shared = all(run.environment == runs[0].environment for run in runs)
+    blocks = []
+    for run, row in zip(runs, rows, strict=True):
+        own = pairs(run.environment) if run.environment and not shared else ""
+        blocks.append(details(row["path"], f"<pre>{escape(run.settings_text)}</pre>{own}"))
+    common = details("Environment of all runs", pairs(runs[0].environment)) if shared and runs[0].environment else ""
+    return (
+        details("Settings of each run" if shared else "Settings and environment of each run", "\n".join(blocks))
+        + common
+    )
+
+
 def compare(directories: Iterable[str | Path], out: str | Path, title: str | None = None) -> Path:
     """Write comparison.json, figures/*.svg and index.html into out and return the path of the page.
 
@@ -164,13 +178,7 @@ def compare(directories: Iterable[str | Path], out: str | Path, title: str | Non
         over_parameters(found, out / "figures", styles),
         *sections,
         "<h2>How it was made</h2>",
-        *(
-            details(
-                f"Settings and environment of {row['path']}",
-                f"<pre>{escape(run.settings_text)}</pre>{pairs(run.environment) if run.environment else ''}",
-            )
-            for run, row in zip(runs, rows, strict=True)
-        ),
+        origins(runs, rows),
         "<footer>Written by Lissome; the same numbers are in comparison.json, the figures in figures/.</footer>",
     ]
     return write(out / "index.html", document(title, "\n".join(part for part in body if part)))

@@ -98,6 +98,7 @@ def pairs(mapping: dict[str, Any]) -> str:
     return f'<div class="wide"><table class="pairs">{rows}</table></div>'
 
 
-def details(summary: str, inside: str) -> str:
-    """Return a block that opens on a click; inside is HTML."""
-    return f"<details>\n<summary>{escape(summary)}</summary>\n{inside}\n</details>"
+def details(summary: str, inside: str, *, paper: bool = False) -> str:
+    """Return a block that opens on a click, and if asked on paper; inside is HTML."""
+    kind = ' class="paper"' if paper else ""
+    return f"<details{kind}>\n<summary>{escape(summary)}</summary>\n{inside}\n</details>"

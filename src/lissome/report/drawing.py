@@ -48,10 +48,10 @@ def palette(labels: Iterable[tuple[str, str]]) -> dict[str, Style]:
     >>> palette([("svd", "svd"), ("mine", "mine")])["svd"].colour
     '#0072B2'
     """
-    known = list(COLOURS)
-    labels = sorted(set(labels))
+    known = [*COLOURS, ""]  # the last place is Okabe and Ito's black, here the page's ink
+    labels = sorted(set(labels), key=lambda pair: (pair[1] not in COLOURS, pair))
     methods = {method for _, method in labels}
-    free = [index for index, name in enumerate(known) if name not in methods] or list(range(len(known)))
+    free = [index for index, name in enumerate(known) if name not in methods]
     strange = sorted(methods - set(known))
     places = {name: known.index(name) for name in methods & set(known)}
     places |= {name: free[index % len(free)] for index, name in enumerate(strange)}
@@ -60,7 +60,7 @@ def palette(labels: Iterable[tuple[str, str]]) -> dict[str, Style]:
         place = places[method]
         turn = (place + taken[place]) % len(DASHES)
         taken[place] += 1
-        styles[label] = Style(COLOURS[known[place]], DASHES[turn], MARKERS[turn])
+        styles[label] = Style(COLOURS.get(known[place], INK), DASHES[turn], MARKERS[turn])
     return styles
 
 
@@ -128,9 +128,12 @@ def legend(figure: Figure, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
     if not names:
         return
+    room = 13.3 * figure.get_figwidth()  # characters in a row; a handle and its gaps take 6.7
     columns = len(names)
-    while columns > 1 and columns * (4 + max(map(len, names))) > 12.5 * figure.get_figwidth():
-        columns -= 1
+    if sum(6.7 + len(name) for name in names) > room:
+        columns = max(1, min(columns - 1, int(room / (6.7 + max(map(len, names))))))
+    rows = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.18 * (rows - 1))
     figure.legend(
         handles,
         names,
@@ -139,7 +142,7 @@ def legend(figure: Figure, axes: Axes) -> None:
         frameon=False,
         fontsize=9,
         labelcolor=INK,
-        handlelength=1.9,
+        handlelength=2.6,
         handletextpad=0.5,
         columnspacing=1.0,
     )
@@ -171,6 +174,7 @@ def themed(text: str) -> str:
     >>> themed("#0072B2")
     'var(--c0072b2, #0072b2)'
     """
+    text = text.replace(INK, "currentColor")
     shades = "|".join(colour[1:] for colour in COLOURS.values())
     return re.sub(f"#({shades})", lambda found: f"var(--c{found[1].lower()}, {found[0].lower()})", text, flags=re.I)
 

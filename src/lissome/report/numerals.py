@@ -74,12 +74,12 @@ def setting(value: Any) -> str:
 def power(value: float) -> str:
     """Write a tick of a logarithmic axis.
 
-    >>> power(1e-3), power(2e-3), power(1.0), power(0.5), power(50.0), power(0.0125)
-    ('10⁻³', '2×10⁻³', '1', '0.5', '50', '1.25×10⁻²')
+    >>> power(1e-3), power(2e-3), power(1.0), power(0.1), power(50.0), power(0.0125)
+    ('10⁻³', '2×10⁻³', '1', '0.1', '50', '1.25×10⁻²')
     """
     mantissa, exponent = f"{value:.2e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".")
-    if (-1 <= int(exponent) < 3 and mantissa != "1") or int(exponent) in (0, 1, 2):
+    if -1 <= int(exponent) < 3:
         return f"{value:.3g}"
     tail = "10" + str(int(exponent)).translate(SUPERSCRIPT)
     return tail if mantissa == "1" else f"{mantissa}×{tail}"

@@ -145,9 +145,9 @@ def page(directory: str | Path) -> Path:
         tiles(numbers),
         drawings(run, row),
         "<h2>How it was made</h2>",
-        details("Further numbers", pairs(more)) if more else "",
-        details("Settings", f"<pre>{escape(run.settings_text)}</pre>"),
-        details("Environment", pairs(run.environment)) if run.environment else "",
+        details("Further numbers", pairs(more), paper=True) if more else "",
+        details("Settings", f"<pre>{escape(run.settings_text)}</pre>", paper=True),
+        details("Environment", pairs(run.environment), paper=True) if run.environment else "",
         "<footer>Written by Lissome; the figures are also in figures/ as SVG files.</footer>",
     ]
     return write(path / "index.html", document(title, "\n".join(part for part in body if part)))

@@ -43,7 +43,11 @@ class Run:
         if self.finished:
             row = dict(self.summary)
         else:
-            row = {key: self.settings[key] for key in ("kind", "family", "dimension", "method") if key in self.settings}
+            row = {
+                key: self.settings[key]
+                for key in ("kind", "family", "dimension", "method", "rank")
+                if key in self.settings
+            }
             for key in ("family", "method"):
                 if isinstance(row.get(key), dict):
                     row[key] = row[key].get("name")

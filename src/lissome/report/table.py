@@ -196,7 +196,9 @@ def verdict(part: Sequence[Line]) -> str:
     if not legal:
         return where + "no finished run has an error to compare."
     first, rest = legal[0], legal[1:]
-    trained = f"{count(first.trained)} of {count(first.total)}" if first.total else count(first.trained)
+    trained = count(first.trained)
+    if first.total:
+        trained = f"all {trained}" if first.trained == first.total else f"{trained} of {count(first.total)}"
     means = [f"with {trained} numbers"] if first.trained is not None else []
     means += [f"in {seconds(first.seconds)} s"] if first.seconds is not None else []
     error = f"error {quantity(first.error)}"
