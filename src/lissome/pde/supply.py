@@ -83,9 +83,11 @@ class Supply:
             if weight is not None:
                 part["weight"] = weight
             if self.needs.along:
-                part["along"] = record(family.operator, p, family.dimension)[1]  # type: ignore[assignment]
+                directions = record(family.operator, p, family.dimension)[1]
+                assert directions is not None
+                part["along"] = directions
             if not family.homogeneous:
-                along = part["along"].transpose(0, 1) if self.needs.along else None
+                along = part["along"].transpose(0, 1) if "along" in part else None
                 found = closed_form(family.exact, p, self.needs.first, self.needs.second, along, radial=family.radial)
                 part["source"] = apply(family.operator, p, family.dimension, self.needs, found)
         return part

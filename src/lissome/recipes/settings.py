@@ -34,7 +34,9 @@ class PointSettings(Strict):
     interior: int = Field(default=1000, ge=1)
     boundary: int = Field(default=500, ge=1)
     initial: int = Field(default=500, ge=1)
-    draw: str = Field(default="published", description="published, uniform, sobol or latin")
+    draw: str | None = Field(
+        default=None, description="published, uniform, mixed, sobol or latin; null is the family's"
+    )
     resample: int | None = Field(
         default=10, ge=1, description="new points every so many steps; null keeps the first ones"
     )

@@ -127,13 +127,13 @@ def _values(v: np.ndarray, n: int) -> np.ndarray:
     wide = np.zeros(n + 1)
     wide[: len(v)] = v
     wide[1:-1] /= 2
-    return dct(wide, type=1)
+    return np.asarray(dct(wide, type=1))
 
 
 def _cube(v: np.ndarray) -> np.ndarray:
     """Return the modes of u^3, free of aliasing: twice as many places carry the product of three."""
     n = 2 * (len(v) - 1)
-    out = dct(_values(v, n) ** 3, type=1)[: len(v)] / n
+    out = np.asarray(dct(_values(v, n) ** 3, type=1))[: len(v)] / n
     out[0] /= 2
     return out
 

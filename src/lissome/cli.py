@@ -1,0 +1,229 @@
+"""The verbs: each a thin face of one public function. Loads no torch before a verb runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import lissome
+from lissome._errors import Interrupted, LissomeError, UsageError
+from lissome.recipes.settings import METHODS, AdaptSettings, SolveSettings, inherited, load, pairs
+
+app = typer.Typer(
+    help="Networks that carry structure: solve an equation once, adapt it to its family.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+pde = typer.Typer(help="Equations and their families.", no_args_is_help=True)
+app.add_typer(pde, name="pde")
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Directory to write; must not exist yet.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str | None, typer.Option(help="float32 or float64.")]
+SettingsFile = Annotated[Path | None, typer.Option("--settings", help="YAML with any part of the settings.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value, such as training.rate=1e-3; may repeat.")]
+Steps = Annotated[int | None, typer.Option(help="Training steps.")]
+Seconds = Annotated[float | None, typer.Option(help="Stop after so many seconds.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A look in seconds: few steps, few points.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of tables.")]
+Constraint = Annotated[
+    str | None, typer.Option(help="soft, boundary (exact boundary values) or exact (initial values too).")
+]
+
+
+@pde.command()
+def families(as_json: Json = False) -> None:
+    """List the families of equations: parameters, dimensions, targets."""
+    rows = lissome.recipes.list_families()
+    if as_json:
+        return _print_json(rows)
+    table = Table(title="Families", caption="near, middle and far are the usual targets of the first parameter")
+    for column in ("family", "equation", "dimension", "parameters", "near", "middle", "far"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+
+
+@pde.command()
+def solve(
+    family: Annotated[str | None, typer.Argument(help="A family's name, or the path of a file that holds one.")] = None,
+    out: Out = Path("runs/solve"),
+    parameter: Annotated[list[str] | None, typer.Option(help="name=number; may repeat.")] = None,
+    dimension: Annotated[int | None, typer.Option(help="Space dimension, where the family leaves it open.")] = None,
+    constraint: Constraint = None,
+    steps: Steps = None,
+    seconds: Seconds = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    settings: SettingsFile = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Solve one member of a family from scratch, and keep the network."""
+    values: dict[str, float] = {}
+    for text in parameter or []:
+        values |= pairs(text)
+    given = {
+        "family": family,
+        "parameters": values or None,
+        "dimension": dimension,
+        "constraint": constraint,
+        **_common(steps, seconds, seed, device, dtype, quick),
+    }
+    asked = load(SolveSettings, file=settings, given=given, changes=changes or [])
+    _tell([lissome.recipes.solve(asked, out, resume=resume)], out, as_json)
+
+
+@pde.command()
+def adapt(
+    run: Annotated[str | None, typer.Argument(help="Directory of a solved member.")] = None,
+    out: Out = Path("runs/adapt"),
+    parameter: Annotated[list[str] | None, typer.Option(help="Target, such as c=0.5; repeat for more.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}; repeat for more.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the small forms.")] = None,
+    steps: Steps = None,
+    seconds: Seconds = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    settings: SettingsFile = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Adapt a solved member to further members of its family, by one or several methods."""
+    given = {
+        "run": run,
+        "targets": [pairs(text) for text in parameter] if parameter else None,
+        "methods": [name for text in method for name in text.split(",")] if method else None,
+        "rank": rank,
+        **_common(steps, seconds, seed, device, dtype, quick),
+    }
+    asked = load(
+        AdaptSettings, file=settings, given=given, changes=changes or [], beneath=inherited(run) if run else None
+    )
+    _tell(lissome.recipes.adapt(asked, out, resume=resume), out, as_json)
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="A run or comparison directory.")], as_json: Json = False) -> None:
+    """Draw the page of a run again and print its table."""
+    _tell(lissome.recipes.show(run), run, as_json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    out: Out = Path("runs/compare"),
+    as_json: Json = False,
+) -> None:
+    """Put several runs on one page."""
+    _tell(lissome.recipes.compare(runs, out), out, as_json)
+
+
+@app.command()
+def demo(out: Out = Path("demo"), seed: Seed = None, quick: Quick = False, as_json: Json = False) -> None:
+    """Solve a 10-dimensional equation, adapt it to three members of its family by four methods, draw the page."""
+    _tell(lissome.recipes.demo(out, seed=seed or 0, quick=quick), out, as_json)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(lissome.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _common(
+    steps: int | None, seconds: float | None, seed: int | None, device: str | None, dtype: str | None, quick: bool
+) -> dict[str, Any]:
+    given: dict[str, Any] = {"seed": seed, "device": device, "dtype": dtype}
+    if quick:
+        small = {"steps": 50, "evaluate": 10, "checkpoint": 25, "compile": False}
+        given |= {f"training.{key}": value for key, value in small.items()}
+        given |= {"points.interior": 256, "points.boundary": 64, "points.initial": 64}
+    if steps is not None:
+        given["training.steps"] = steps
+    if seconds is not None:
+        given["training.seconds"] = seconds
+    return given
+
+
+def _tell(rows: Sequence[dict[str, Any]], directory: Path, as_json: bool) -> None:
+    if as_json:
+        return _print_json(list(rows))
+    console = Console()
+    console.print(lissome.report.terminal(list(rows)))
+    console.print(f"page: [bold]{directory / 'index.html'}[/bold]", soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; every expected failure is one sentence and an exit code."""
+    sys.exit(_guarded(lambda: app(args=arguments, standalone_mode=False)))
+
+
+def _guarded(run: Callable[[], Any]) -> int:
+    try:
+        code = run()
+        return code if isinstance(code, int) else 0
+    except LissomeError as error:
+        return _complain(str(error), error.exit_code)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("stopped; nothing further was written", Interrupted.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f" '{error.filename}'" if error.filename else ""
+        return _complain(f"the system refused{where}: {error.strerror or error}", 1)
+    except Exception as error:
+        message = getattr(error, "format_message", None)
+        if message is None or not hasattr(error, "exit_code"):
+            raise
+        return _complain(message(), UsageError.exit_code)
+
+
+def _complain(sentence: str, code: int) -> int:
+    Console(stderr=True).print(
+        f"lissome: {sentence}",
+        style="red" if code != Interrupted.exit_code else "yellow",
+        markup=False,
+        soft_wrap=True,
+        highlight=False,
+    )
+    return code
+
+
+if __name__ == "__main__":
+    main()
