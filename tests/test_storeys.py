@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "lissome"
-UNDERSCORE = {"_door", "_types", "_errors", "_vector", "_version"}
+UNDERSCORE = {"_door", "_files", "_types", "_errors", "_vector", "_version"}
 BELOW = {
     "_door": set(),
     "_version": set(),
     "_errors": set(),
+    "_files": {"_errors"},
     "_types": set(),
     "_vector": {"_errors"},
     "adapt": UNDERSCORE,

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from lissome._errors import UsageError
+from lissome._errors import RunError, UsageError
 from lissome.adapt import Adapted, lora, pissa, svd
 from lissome.calculus import derivatives
 from lissome.models import MLP
@@ -283,7 +283,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("os.replace", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(RunError, match="no space"):
         move(model).save(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]

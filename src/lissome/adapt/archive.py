@@ -10,24 +10,23 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from lissome import _files
 from lissome._errors import UsageError
 
 FORMAT = "lissome adapter 1"
 
 
 def write(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write tensors and header to one file, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    """Write tensors and header to one file, whole or not at all.
+
+    Raises:
+        RunError: the system refused; what stood there before still stands.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(tensors, temporary, metadata={"format": FORMAT, "adapter": json.dumps(header)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _files.write(path, save(tensors, {"format": FORMAT, "adapter": json.dumps(header)}))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lissome._errors import RunError, UsageError
+from lissome._files import place, reason
 
 MODEL, TENSORS, STATE = "model.safetensors", "state.safetensors", "state.json"
 
@@ -81,9 +82,9 @@ def write(directory: Path, model: Mapping[str, Tensor], state: Mapping[str, Any]
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        _write_file(new / MODEL, safetensors.torch.save(_own(model)))
-        _write_file(new / TENSORS, safetensors.torch.save(_own(tensors)))
-        _write_file(new / STATE, text.encode())  # last: a directory that has it is whole
+        place(new / MODEL, safetensors.torch.save(_own(model)))
+        place(new / TENSORS, safetensors.torch.save(_own(tensors)))
+        place(new / STATE, text)  # last: a directory that has it is whole
         shutil.rmtree(old, ignore_errors=True)
         if directory.exists():
             os.replace(directory, old)
@@ -95,8 +96,7 @@ def write(directory: Path, model: Mapping[str, Tensor], state: Mapping[str, Any]
             shutil.rmtree(new, ignore_errors=True)
         kept = "the checkpoint before it is intact" if directory.exists() else "there was none before it"
         raise RunError(
-            f"the checkpoint {directory} could not be written ({error.strerror or error}); {kept}: "
-            "make room, then resume"
+            f"the checkpoint {directory} could not be written ({reason(error)}); {kept}: make room, then resume"
         ) from error
     shutil.rmtree(old, ignore_errors=True)
 
@@ -167,15 +167,6 @@ def _recover(directory: Path) -> None:
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copy to the CPU: safetensors refuses shared and strided memory."""
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _read_file(path: Path) -> bytes:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import os
 from pathlib import Path
 from typing import Any
 
 from lissome._errors import RunError
+from lissome._files import legal, reason, write
 
 
 class Journal:
@@ -33,14 +32,7 @@ class Journal:
         self.rows = [] if upto is None else [row for row in read(self.path) if row["step"] <= upto]
         if not self.writes:
             return
-        text = "".join(_line(row) for row in self.rows)
-        part = self.path.with_name(self.path.name + ".part")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(text)
-            os.replace(part, self.path)
-        except OSError as error:
-            raise _refused(self.path, error) from error
+        write(self.path, "".join(_line(row) for row in self.rows))
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row, in one write.
@@ -48,7 +40,7 @@ class Journal:
         Raises:
             RunError: the disk is full or refuses; the rows before are intact.
         """
-        clean = {key: _finite(value) for key, value in row.items()}
+        clean = legal(row)
         self.rows.append(clean)
         if self.path is None or not self.writes:
             return
@@ -83,16 +75,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
 
 
 def _refused(path: Path, error: OSError) -> RunError:
     return RunError(
-        f"{path} could not be written ({error.strerror or error}); what was written before is intact: "
-        "make room, then resume"
+        f"{path} could not be written ({reason(error)}); what was written before is intact: make room, then resume"
     )

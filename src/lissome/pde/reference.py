@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from torch import Tensor
+
+from lissome._files import place
 
 Arrays = dict[str, np.ndarray]
 
@@ -35,19 +36,9 @@ def cached(key: str, make: Callable[[], Arrays]) -> Arrays:
         return load_file(path)
     arrays = make()
     with contextlib.suppress(OSError):
-        _write(path, arrays)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
     return arrays
-
-
-def _write(path: Path, arrays: Arrays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, name)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def interpolate(grid: Tensor, s: Tensor, x: Tensor, order: int = 6) -> Tensor:

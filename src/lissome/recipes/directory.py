@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -19,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lissome._errors import RunError, UsageError
+from lissome._files import reason, write, write_json
 from lissome._version import __version__
 from lissome.recipes.settings import dump
 
@@ -43,30 +43,9 @@ def claim(out: Path, settings: BaseModel, *, resume: bool = False) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"'{out}' cannot be made: {error.strerror}") from error
+        raise RunError(f"'{out}' cannot be made: {reason(error)}") from error
     write(out / "settings.yaml", text)
     write_json(out / "environment.json", environment())
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        RunError: the system refused, such as on a full disk; what stood there before still stands.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RunError(f"'{path}' cannot be written: {error.strerror}; what was there before is kept") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    write(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

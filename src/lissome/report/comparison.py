@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from lissome._errors import UsageError
-from lissome.report.document import details, document, figure, gallery, pairs, write, write_json
+from lissome._files import write, write_json
+from lissome.report.document import details, document, figure, gallery, pairs
 from lissome.report.drawing import Style, palette, themed
 from lissome.report.figures import Curve, cost, overview, progress, slices
 from lissome.report.read import Row, Run, drawable, read_json, read_run, series, variant

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -13,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lissome._errors import RunError
+from lissome._files import write
 from lissome.report.drawing import svg, themed
 
 
@@ -26,33 +24,6 @@ def document(title: str, body: str) -> str:
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
-
-
-def write(path: Path, text: str) -> Path:
-    """Write a file under a temporary name and move it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"'{path}' cannot be written: {error.strerror}") from error
-    return path
-
-
-def legal(value: Any) -> Any:
-    """Replace what JSON does not know, NaN and infinities, by null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: legal(item) for key, item in value.items()}
-    return [legal(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Write JSON that every reader accepts."""
-    return write(path, json.dumps(legal(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def figure(folder: Path, name: str, drawn: Figure | None, caption: str, *, broad: bool = False) -> str:

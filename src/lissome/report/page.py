@@ -5,8 +5,9 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from lissome._files import write
 from lissome.report.comparison import again, is_comparison
-from lissome.report.document import details, document, figure, gallery, pairs, tiles, write
+from lissome.report.document import details, document, figure, gallery, pairs, tiles
 from lissome.report.drawing import palette
 from lissome.report.figures import LAYERS, Curve, progress, residuals, slices, spectra
 from lissome.report.numerals import count, quantity, seconds, setting, share
