@@ -54,7 +54,7 @@ class Constrained(nn.Module):
         self.initial = initial
         self.radial = radial
         self._inner = (network if features is None else Composed(features, network),)  # a tuple: counted once
-        self._lifted: tuple[Any, ...] = (None,)  # key, the tensors it names, derivatives
+        self._lifted: tuple[Any, ...] = (None,)  # key, the points it names, derivatives
 
     @property
     def inner(self) -> nn.Module:
@@ -108,11 +108,14 @@ class Constrained(nn.Module):
         assert self.lift is not None
         if torch.compiler.is_compiling():  # a captured batch must not be remembered
             return closed_form(self.lift, points(self.domain, z), first, second, along, radial=self.radial)
-        key = (id(z), z._version, first, second, id(along))
+        key = (id(z), z._version, second)
         if self._lifted[0] != key:
-            found = closed_form(self.lift, points(self.domain, z), first, second, along, radial=self.radial)
-            self._lifted = (key, (z, along), found)  # holding z keeps its id its own
-        return self._lifted[2]
+            whole = tuple(range(z.shape[1]))
+            found = closed_form(self.lift, points(self.domain, z), whole, second, radial=self.radial)
+            self._lifted = (key, z, found)  # holding z keeps its id its own
+        found = self._lifted[2]
+        alongs = (along * found.first.T).sum(2) if along is not None else found.first[:0]
+        return Derivatives(found.value, found.first[list(first)], found.second, alongs)
 
 
 class Composed(nn.Module):

@@ -36,6 +36,11 @@ class Ball:
 
     periodic = False
 
+    def __post_init__(self):
+        if not self.radius > 0:
+            raise UsageError(f"a ball of radius {self.radius} is empty; legal is a number above 0")
+        _check_time(self.time)
+
     @property
     def coordinates(self) -> int:
         """D, with time."""
@@ -116,6 +121,7 @@ class Box:
             raise UsageError(f"a box from {self.low} to {self.high} is empty; legal is low < high in every coordinate")
         if self.periodic and len(self.low) != 1:
             raise UsageError(f"a periodic box has {len(self.low)} coordinates; legal is 1")
+        _check_time(self.time)
 
     @property
     def dimension(self) -> int:
@@ -199,6 +205,11 @@ Domain = Ball | Box
 def points(domain: Domain, z: Tensor) -> Points:
     """Return z as points that know whether they have time."""
     return Points(z, domain.time is not None)
+
+
+def _check_time(time: Time) -> None:
+    if time is not None and not time[0] < time[1]:
+        raise UsageError(f"the time {time} is empty; legal is (start, end) with start < end")
 
 
 def _direction(cube: Tensor) -> Tensor:

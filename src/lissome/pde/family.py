@@ -10,9 +10,8 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from lissome._errors import UsageError, unknown
-from lissome.calculus.nested import nested
 from lissome.pde.domain import Domain
-from lissome.pde.field import Field, Points
+from lissome.pde.field import Field, Points, rate
 
 TARGETS = ("near", "middle", "far")
 
@@ -82,8 +81,8 @@ class Family(ABC):
         Raises:
             UsageError: a dimension or parameter that the family does not have, or a value outside its range.
         """
+        legal = declared(type(self))
         self.dimension = _dimension(type(self), dimension)
-        legal = {parameter.name: parameter for parameter in self.parameters}
         for name in parameters:
             if name not in legal:
                 raise unknown(f"parameter of family '{self.name}':", name, legal)
@@ -115,10 +114,13 @@ class Family(ABC):
 
     @abstractmethod
     def operator(self, u: Field, p: Points) -> Tensor:
-        """Return the left-hand side at the points, (N,); u must be read as attributes, and p is float64 or float32."""
+        """Return the left-hand side at the points, (N,), of the points' dtype, float64 or float32.
+
+        It is run once to learn which derivatives it reads, so it must read the same ones whatever their values are.
+        """
 
     def exact(self, p: Points) -> Tensor:
-        """Return the solution at the points, (N,)."""
+        """Return the solution at the points, (N,), in torch functions of p; differentiable unless `homogeneous`."""
         raise UsageError(
             f"family '{self.name}' has no exact solution: give it exact(p), or homogeneous = True and data(p)"
         )
@@ -128,11 +130,14 @@ class Family(ABC):
         return self.exact(p)
 
     def velocity(self, p: Points) -> Tensor:
-        """Return the initial u_t, (N,), for a family of second order in time."""
-        return nested(lambda z: self.data(Points(z, True)), p.z, (0,)).first[0]
+        """Return the initial u_t, (N,), for a family of second order in time; that of `data` unless said otherwise."""
+        return rate(self.data, p)
 
     def lift(self, p: Points) -> Tensor | None:
-        """Return a function with the boundary's values, smooth inside, (N,); None where the family knows none."""
+        """Return a function with the boundary's values, smooth inside, (N,); None where the family knows none.
+
+        On a periodic box: what is added to initial values that hold exactly, 0 at the first time; not used otherwise.
+        """
         return None
 
     def weight(self, p: Points) -> Tensor | None:
@@ -150,6 +155,28 @@ class Family(ABC):
     def offset(self) -> tuple[float, ...]:
         """Return what a network should subtract from its D inputs: the middle of the domain."""
         return self.domain().centre()
+
+
+def declared(family: type[Family]) -> dict[str, Parameter]:
+    """Return a class's parameters by name.
+
+    Raises:
+        UsageError: the class lacks a method or a name, or its parameters are not a tuple of legal ones.
+    """
+    who = f"family {family.__name__}"
+    missing = ", ".join(sorted(family.__abstractmethods__))
+    if missing:
+        raise UsageError(f"{who} does not say its {missing}")
+    if not isinstance(getattr(family, "name", None), str):
+        raise UsageError(f'{who} has no name; legal is a line such as name = "wave"')
+    if not isinstance(family.parameters, tuple) or not all(isinstance(p, Parameter) for p in family.parameters):
+        raise UsageError(
+            f"{who} has parameters {family.parameters!r}; legal is a tuple, such as (Parameter(...),) with its comma"
+        )
+    for parameter in family.parameters:
+        if not parameter.name.isidentifier() or parameter.name in (*dir(Family), "dimension", "values", "name"):
+            raise UsageError(f"{who} has a parameter '{parameter.name}', a name that is taken or no name in Python")
+    return {parameter.name: parameter for parameter in family.parameters}
 
 
 def _dimension(family: type[Family], dimension: Any) -> int:

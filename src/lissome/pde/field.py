@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lissome._errors import UsageError
-from lissome.calculus.nested import Derivatives, nested
+from lissome.calculus import Derivatives
 
+CHUNK = 8192  # points of a formula differentiated at once
 SMALLEST_RADIUS = 1e-6  # |x| is kept above it, since cones and |x|^3 are differentiated
 
 
@@ -163,12 +165,7 @@ def record(operator: Operator, points: Points, dimension: int) -> tuple[Needs, T
         UsageError: the operator returns another shape than (N,).
     """
     recorder = _Recorder(points.z)
-    out = operator(Field(recorder.read, dimension, points.timed), points)
-    if not isinstance(out, Tensor) or out.shape != (len(points.z),):
-        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise UsageError(
-            f"the operator returned {got} for {len(points.z)} points; legal is one number per point, ({len(points.z)},)"
-        )
+    operator(Field(recorder.read, dimension, points.timed), points)
     needs = Needs(tuple(recorder.first), tuple(recorder.second), len(recorder.directions))
     return needs, torch.stack(recorder.directions, 1) if recorder.directions else None
 
@@ -197,17 +194,19 @@ def closed_form(
     along: Tensor | None = None,
     *,
     radial: bool = False,
-    chunk: int = 8192,
 ) -> Derivatives:
-    """Return derivatives of a formula by reverse mode, without a graph.
+    """Return derivatives of a formula by nested reverse mode, without a graph, also inside a transform of torch.func.
 
     A `radial` formula depends on x by |x| alone. It is then differentiated in r only, at any dimension's points for
     the price of one: u_ii = u_rr x_i^2 / r^2 + u_r (1 / r - x_i^2 / r^3).
+
+    Raises:
+        UsageError: its values vary and yet have no derivatives, being made outside torch or under no_grad.
     """
-    if len(points.z) > chunk:
+    if len(points.z) > CHUNK:
         parts = []
-        for start in range(0, len(points.z), chunk):
-            rows = slice(start, start + chunk)
+        for start in range(0, len(points.z), CHUNK):
+            rows = slice(start, start + CHUNK)
             piece = along[:, rows] if along is not None else None
             parts.append(
                 closed_form(function, Points(points.z[rows], points.timed), first, second, piece, radial=radial)
@@ -216,18 +215,45 @@ def closed_form(
             torch.cat([getattr(part, name) for part in parts], -1) for name in ("value", "first", "second", "along")
         )
         return Derivatives(*joined)
-    timed = points.timed
+
+    def formula(z: Tensor) -> Tensor:
+        value = function(Points(z, points.timed))
+        # nested reverse mode would take it for a constant
+        if not (torch.compiler.is_compiling() or value.requires_grad or bool((value == value[:1]).all())):
+            raise UsageError(
+                "its values cannot be differentiated: write it in torch functions of p, outside torch.no_grad"
+            )
+        return value
+
     with torch.no_grad():
         if not radial or points.x.shape[1] == 1:
-            return nested(lambda z: function(Points(z, timed)), points.z.detach(), first, second, along)
-        return _radial(function, points, first, second, along)
+            return _reverse(formula, points.z.detach(), first, second, along)
+        return _radial(formula, points, first, second, along)
 
 
-def _radial(function, points: Points, first, second, along) -> Derivatives:
+def _reverse(formula: Callable[[Tensor], Tensor], z: Tensor, first, second, along) -> Derivatives:
+    def total(z: Tensor) -> tuple[Tensor, Tensor]:
+        value = formula(z)
+        return value.sum(), value
+
+    gradient, pull, value = torch.func.vjp(torch.func.grad(total, has_aux=True), z, has_aux=True)  # type: ignore[misc]
+    curvature = {}
+    for i in {i for row in second for i, weight in enumerate(row) if weight}:
+        unit = torch.zeros_like(z)
+        unit[:, i] = 1
+        curvature[i] = pull(unit)[0][:, i]
+    seconds = [sum((row[i] * bend for i, bend in curvature.items()), torch.zeros_like(value)) for row in second]
+    alongs = [(direction * gradient).sum(1) for direction in along] if along is not None else []
+    empty = value.new_zeros(0, len(value))
+    rows = [gradient[:, i] for i in first], seconds, alongs
+    return Derivatives(value, *(torch.stack(part) if part else empty for part in rows))
+
+
+def _radial(formula: Callable[[Tensor], Tensor], points: Points, first, second, along) -> Derivatives:
     timed, x, r = points.timed, points.x.detach(), points.r.detach()
     flat = torch.cat([points.z[:, :1].detach(), r[:, None]], 1) if timed else r[:, None]  # (N, 1 or 2)
     rows = ((1.0, 0.0), (0.0, 1.0)) if timed else ((1.0,),)
-    found = nested(lambda z: function(Points(z, timed)), flat, tuple(range(len(rows))), rows)
+    found = _reverse(formula, flat, tuple(range(len(rows))), rows, None)
     ur, urr = found.first[-1], found.second[-1]  # (N,)
     slope = ur / r
     bend = (urr - slope) / r.square()
@@ -246,3 +272,25 @@ def _radial(function, points: Points, first, second, along) -> Derivatives:
     return Derivatives(
         found.value, *(torch.stack(rows) if rows else r.new_zeros(0, len(r)) for rows in (firsts, seconds, alongs))
     )
+
+
+def rate(function: Callable[[Points], Tensor], points: Points) -> Tensor:
+    """Return a formula's derivative in t (N,), in forward mode, so that it can be differentiated again."""
+    t, x = points.z[:, :1], points.x
+    return torch.func.jvp(lambda t: function(Points(torch.cat([t, x], 1), True)), (t,), (torch.ones_like(t),))[1]
+
+
+def check_values(values: Any, z: Tensor, what: str = "it") -> Tensor:
+    """Return values that a family's code gave at points z (N, D), if they are one finite number per point.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if not isinstance(values, Tensor) or values.shape != (len(z),):
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise UsageError(f"{what} returned {got} for {len(z)} points; legal is one number per point, ({len(z)},)")
+    if not bool(torch.isfinite(values).all()):
+        worst = int((~torch.isfinite(values)).nonzero()[0])
+        place = [round(number, 4) for number in z[worst].tolist()]
+        raise UsageError(f"{what} is {float(values[worst])} at {place}")
+    return values

@@ -11,7 +11,8 @@ from torch import Tensor
 from lissome._errors import UsageError
 from lissome.pde.domain import Ball, Box, points
 from lissome.pde.family import Family
-from lissome.pde.field import Points
+from lissome.pde.field import Points, check_values, rate
+from lissome.pde.registry import guard
 
 ZERO = 1e-10  # data below it are rounding
 MOST = 3  # blending the faces of a box takes 3^d values
@@ -21,24 +22,23 @@ Lift = Callable[[Points], Tensor]
 def boundary_lift(family: Family) -> Lift | None:
     """Return a function with the family's boundary values, or None for 0.
 
-    The family's own `lift`, if it has one; 0 where the values vanish; else, in a box of up to three dimensions, the
-    blend of its faces (boolean sum of linear interpolations; W. J. Gordon 1971).
+    0 on a periodic box; the family's own `lift`, if it has one; 0 where the values vanish; else, in a box of up to
+    three dimensions, the blend of its faces (boolean sum of linear interpolations; W. J. Gordon 1971).
 
     Raises:
         UsageError: the values do not vanish and there is no lift, or the family's own misses them.
     """
     domain = family.domain()
+    if domain.periodic:
+        return None
     p = points(domain, domain.boundary(256, torch.Generator().manual_seed(0)))
-    with torch.no_grad():
-        own = family.lift(p)
-        if domain.periodic:
-            return family.lift if own is not None else None  # type: ignore[return-value]
-        values = family.data(p)
-        if own is not None:
-            miss = float((own - values).abs().max())
+    values, own = family.data(p), own_lift(family, p)
+    if own is not None:
+        with guard(family, "lift"):
+            miss = float((own(p) - values).abs().max())
             if miss > 1e-6 * (1 + float(values.abs().max())):
-                raise UsageError(f"the lift of family '{family.name}' misses its boundary values by {miss:.2g}")
-            return family.lift  # type: ignore[return-value]
+                raise UsageError(f"it misses the boundary values by {miss:.2g}")
+        return own
     if float(values.abs().max()) < ZERO:
         return None
     if isinstance(domain, Ball) or domain.dimension > MOST:
@@ -49,14 +49,28 @@ def boundary_lift(family: Family) -> Lift | None:
     return lambda p: _blend(domain, family.data, p)
 
 
+def own_lift(family: Family, p: Points) -> Lift | None:
+    """Return the family's own lift, tried at some points, or None if it has none."""
+    with guard(family, "lift"), torch.no_grad():
+        values = family.lift(p)
+        if values is not None:
+            check_values(values, p.z)
+    return None if values is None else family.lift  # type: ignore[return-value]
+
+
 def whole_lift(family: Family) -> Lift:
     """Return a function with the family's boundary and initial values.
 
-    It is G(t, x) + u0(x) - G(t0, x), with G the boundary's. In second order in time, + (t - t0) (v0(x) - G_t(t0, x)).
+    It is G(t, x) + u0(x) - G(t0, x), with G the boundary's, on a periodic box the family's own. In second order in
+    time, + (t - t0) (v0(x) - G_t(t0, x)).
     """
     domain = family.domain()
     assert domain.time is not None
-    start, inside = domain.time[0], boundary_lift(family)
+    start = domain.time[0]
+    if domain.periodic:
+        inside = own_lift(family, points(domain, domain.interior(8, torch.Generator().manual_seed(0))))
+    else:
+        inside = boundary_lift(family)
 
     def lift(p: Points) -> Tensor:
         p0 = p.at_time(start)
@@ -66,18 +80,9 @@ def whole_lift(family: Family) -> Lift:
         if inside is None:
             return out
         out = out + inside(p) - inside(p0)
-        return out - (p.t - start) * _rate(inside, p0) if family.order_in_time == 2 else out
+        return out - (p.t - start) * rate(inside, p0) if family.order_in_time == 2 else out
 
     return lift
-
-
-def _rate(function: Lift, p: Points) -> Tensor:
-    """Differentiate in t, keeping the graph to x."""
-    with torch.enable_grad():
-        t = p.z[:, :1].detach().requires_grad_()
-        value = function(Points(torch.cat([t, p.z[:, 1:]], 1), True))
-        (rate,) = torch.autograd.grad(value.sum(), t, create_graph=True, allow_unused=True, materialize_grads=True)
-    return rate[:, 0]
 
 
 def _blend(box: Box, data: Lift, p: Points) -> Tensor:

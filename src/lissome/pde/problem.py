@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -13,14 +14,16 @@ from torch import Tensor, nn
 from lissome._errors import UsageError, unknown
 from lissome._types import Batch
 from lissome.calculus import derivatives, explain
+from lissome.calculus.jets import MODES
 from lissome.pde.constraint import Constrained, Periodic
-from lissome.pde.domain import points
+from lissome.pde.domain import Ball, Box, points
 from lissome.pde.family import Family
-from lissome.pde.field import apply, record
+from lissome.pde.field import apply, check_values
 from lissome.pde.lift import boundary_lift, whole_lift
 from lissome.pde.registry import guard
 from lissome.pde.sampling import check_draw
-from lissome.pde.supply import Supply, check_values, seed_of
+from lissome.pde.supply import Supply, seed_of
+from lissome.pde.trial import domain_of, few, learn, try_formula
 
 POINTS = {"interior": 1000, "boundary": 500, "initial": 500}  # as published with SVD-PINNs, arXiv 2211.08760
 CONSTRAINTS = ("soft", "boundary", "exact")
@@ -48,7 +51,8 @@ class Problem:
         device: of batches.
         pool: how many batches are drawn at once; 0 draws every batch anew; None decides.
         test_points: how many.
-        mode: how derivatives are computed, see `calculus.derivatives`.
+        mode: how derivatives are computed, see `calculus.derivatives`; under `stochastic` each batch brings the seed of
+            its directions, and `evaluate` is exact.
 
     Raises:
         UsageError: an unknown or unfit argument; an error in the family's own code, with file and line.
@@ -73,6 +77,10 @@ class Problem:
             raise unknown("constraint", constraint, CONSTRAINTS)
         if not (math.isfinite(weight_boundary) and weight_boundary > 0):
             raise UsageError(f"weight_boundary is {weight_boundary}; legal is a number above 0")
+        if mode not in MODES:
+            raise unknown("mode", mode, MODES)
+        if not isinstance(family, Family):
+            raise UsageError(f"a problem was made of {family!r}; legal is a member, such as load_family('heat')()")
         self.family = family
         self.sampling = check_draw(family.sampling if sampling is None else sampling)
         self.constraint = constraint
@@ -82,17 +90,15 @@ class Problem:
         self.device = torch.device(device)
         self.test_points = test_points
         self.mode = mode
-        with guard(family, "domain"):
-            self.domain = family.domain()
+        self.domain = domain_of(family)
         self.timed = self.domain.time is not None
         self.counts = self._counts(points or {})
-        self._learn()
+        self.needs = learn(family, self.domain, dtype)
         derived = not family.homogeneous and self.sampling not in ("sobol", "latin")
         batches = (POOL if derived else 0) if pool is None else pool
         self.supply = Supply(
             family, self.domain, self.needs, self.counts, self.sampling, seed, batches, dtype, self.device
         )
-        self._check_source()
         self._kept: dict[str, Any] = {}
         self._smooth: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -107,7 +113,7 @@ class Problem:
     def inputs(self) -> int:
         """How many numbers the network reads; not D where a hard constraint feeds it periodic inputs."""
         features = self._features()
-        return self.coordinates if features is None else int(features.outputs)  # type: ignore[arg-type]
+        return self.coordinates if features is None else features.outputs  # type: ignore[return-value]
 
     @property
     def offset(self) -> tuple[float, ...]:
@@ -128,15 +134,18 @@ class Problem:
         if self.constraint == "soft":
             return network
         exact = self.constraint == "exact" and self.timed
-        with guard(self.family, "lift"):
-            lift = whole_lift(self.family) if exact else boundary_lift(self.family)
+        lift = whole_lift(self.family) if exact else boundary_lift(self.family)
+        radial = self.family.radial and isinstance(self.domain, Ball)  # a box blends the values of its faces
+        if lift is not None:
+            with guard(self.family, "lift"):
+                try_formula(lift, few(self.domain), replace(self.needs, along=0), radial=radial)
         return Constrained(
             network,
             domain=self.domain,
             lift=lift,
             initial=self.family.order_in_time if exact else 0,
             features=self._features(),
-            radial=self.family.radial,
+            radial=radial,
         ).to(next(network.parameters(), torch.zeros((), dtype=self.dtype)))
 
     def explain(self, model: nn.Module) -> str:
@@ -162,6 +171,8 @@ class Problem:
         for kind, count in counts.items():
             if count:
                 batch |= self.supply.part(kind, count, generator)
+        if self.mode == "stochastic":
+            batch["coins"] = torch.randint(2**62, (1,), generator=generator, device=generator.device)
         return batch
 
     def sample_by_residual(
@@ -179,7 +190,7 @@ class Problem:
         count = len(batch["interior"])
         many = self.supply.part("interior", candidates * count, generator)
         with torch.no_grad():
-            size = self._interior(model, many).abs().double().to(generator.device)
+            size = self._interior(model, batch | many).abs().double().to(generator.device)
         chosen = torch.multinomial(size / size.mean().clamp_min(1e-300) + 1, count, generator=generator)
         return batch | {key: value[chosen.to(value.device)] for key, value in many.items()}
 
@@ -212,7 +223,7 @@ class Problem:
             if self.family.known:
                 out["error"] = self._error(model, self.sampling, device)
                 out["squared_error"] = out["error"] ** 2
-                if self._uneven():
+                if isinstance(self.domain, Ball) and self.sampling in ("published", "mixed"):
                     out["error_uniform"] = self._error(model, "uniform", device)
             if "fresh" not in self._kept:
                 generator = torch.Generator().manual_seed(seed_of(self.seed, "fresh"))
@@ -250,7 +261,12 @@ class Problem:
     def _interior(self, model: nn.Module, batch: Batch) -> Tensor:
         z = batch["interior"]
         along = batch["along"].transpose(0, 1) if "along" in batch else None
-        found = derivatives(model, z, self.needs.first, self.needs.second, along, mode=self.mode)
+        mode, generator = self.mode, None
+        if "coins" in batch:
+            generator = torch.Generator(z.device).manual_seed(int(batch["coins"]))
+        elif mode == "stochastic":
+            mode = "auto"
+        found = derivatives(model, z, self.needs.first, self.needs.second, along, mode=mode, generator=generator)
         out = apply(self.family.operator, points(self.domain, z), self.family.dimension, self.needs, found)
         if "source" in batch:
             out = out - batch["source"]
@@ -309,38 +325,16 @@ class Problem:
             counts["boundary"] = 0
         return counts
 
-    def _learn(self) -> None:
-        """Run the family's own code on a few points: learn its needs, and blame its own line for what fails."""
-        generator = torch.Generator().manual_seed(0)
-        inside, edge = (
-            points(self.domain, draw(8, generator)) for draw in (self.domain.interior, self.domain.boundary)
-        )
-        with guard(self.family, "operator"):
-            self.needs, _ = record(self.family.operator, inside, self.family.dimension)
-        with guard(self.family, "data"), torch.no_grad():
-            if not self.domain.periodic:
-                check_values(self.family.data(edge), edge.z)
-            if self.timed:
-                start = points(self.domain, self.domain.initial(8, generator))
-                check_values(self.family.data(start), start.z)
-
-    def _check_source(self) -> None:
-        inside = points(self.domain, self.domain.interior(8, torch.Generator().manual_seed(0)))
-        with guard(self.family, "exact"):
-            part = self.supply.interior(inside)
-            if "source" in part:
-                check_values(part["source"], inside.z)
-
     def _features(self) -> nn.Module | None:
         if self.constraint == "soft":
             return None
-        own = self.family.features(self.constraint)
-        if own is None and self.domain.periodic:
-            return Periodic(self.domain.low[0], self.domain.high[0], self.timed)  # type: ignore[union-attr]
+        with guard(self.family, "features"):
+            own = self.family.features(self.constraint)
+            if own is not None and not isinstance(getattr(own, "outputs", None), int):
+                raise UsageError(f"{type(own).__name__} does not say the number of its outputs; legal is self.outputs")
+        if own is None and isinstance(self.domain, Box) and self.domain.periodic:
+            return Periodic(self.domain.low[0], self.domain.high[0], self.timed)
         return own
-
-    def _uneven(self) -> bool:
-        return hasattr(self.domain, "radius") and self.sampling in ("published", "mixed")
 
     def _check_smooth(self, model: nn.Module) -> None:
         if torch.compiler.is_compiling() or model in self._smooth:

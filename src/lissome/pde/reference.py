@@ -21,8 +21,7 @@ Arrays = dict[str, np.ndarray]
 
 def cache_folder() -> Path:
     """Return where references are kept: $XDG_CACHE_HOME/lissome, else ~/.cache/lissome."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "lissome"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lissome"
 
 
 def cached(key: str, make: Callable[[], Arrays]) -> Arrays:
@@ -46,8 +45,9 @@ def interpolate(grid: Tensor, s: Tensor, x: Tensor, order: int = 6) -> Tensor:
 
     The grid is even about both ends of x, so its values are reflected there; at the ends of s the points move inward.
 
-    >>> bool(interpolate(torch.ones(9, 9), torch.tensor([0.3]), torch.tensor([0.0])) == 1)
-    True
+    >>> squares = torch.linspace(0, 1, 9)[:, None] ** 2 * torch.ones(9)
+    >>> round(float(interpolate(squares, torch.tensor([0.3]), torch.tensor([0.9]))), 4)
+    0.09
     """
     inner = torch.arange(order, device=grid.device)
     row, column = s * (grid.shape[0] - 1), x * (grid.shape[1] - 1)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from types import ModuleType
 
 from lissome._errors import LissomeError, UsageError, unknown
-from lissome.pde.family import Family
+from lissome.pde.family import Family, declared
 from lissome.pde.zoo import FAMILIES
 
 
@@ -25,15 +25,18 @@ def families() -> dict[str, type[Family]]:
     return {family.name: family for family in FAMILIES}
 
 
-def load_family(name: str) -> type[Family]:
+def load_family(name: str | Path) -> type[Family]:
     """Return a family by its name, or the one family that a Python file defines; the file is run.
+
+    Args:
+        name: a name of `families`, or a path that ends in .py or has a slash in it.
 
     Raises:
         UsageError: an unknown name; a file that is missing, does not run, or does not define exactly one family.
     """
+    name, zoo = str(name), families()
     if name.endswith(".py") or "/" in name or "\\" in name:
         return _from_file(Path(name))
-    zoo = families()
     found = zoo.get(name.replace("_", "-"))
     if found is None:
         raise unknown("family", name, [*zoo, "or the path of a .py file"])
@@ -46,12 +49,7 @@ def guard(family: Family, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        file = inspect.getfile(type(family))
-        line = _line(error, file)
-        if line is None:
-            method = getattr(type(family), what)
-            line = inspect.unwrap(method).__code__.co_firstlineno if method.__code__.co_filename == file else None
-        place = f"{file}, line {line}" if line else file
+        place = _place(type(family), what, error)
         raise UsageError(f"{place}: {what} of family '{family.name}' failed: {_said(error)}") from error
 
 
@@ -61,46 +59,50 @@ def _from_file(path: Path) -> type[Family]:
     except OSError as error:
         raise UsageError(f"family file '{path}' cannot be read: {error.strerror}") from error
     except (SyntaxError, ValueError) as error:
-        raise UsageError(
-            f"{path}, line {getattr(error, 'lineno', None) or 1}: {getattr(error, 'msg', error)}"
-        ) from error
-    module_name = f"lissome_family_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"family file '{path}' is no Python file; legal is a name that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses and error messages look there
+        raise UsageError(f"{path}, line {getattr(error, 'lineno', 1)}: {getattr(error, 'msg', error)}") from error
+    module = ModuleType(f"lissome_family_{path.stem}")
+    module.__file__ = str(path.resolve())
+    sys.modules[module.__name__] = module  # dataclasses look there
     try:
-        spec.loader.exec_module(module)
+        exec(compile(tree, str(path), "exec"), vars(module))
     except (Exception, SystemExit) as error:
-        del sys.modules[module_name]
-        raise UsageError(f"{path}, line {_line(error, str(path)) or 1}: {_said(error)}") from error
-    mine = [
-        c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, Family) and c.__module__ == module_name
-    ]
+        del sys.modules[module.__name__]
+        _, line = _last(error, {str(path)}) or (path, 1)
+        raise UsageError(f"{path}, line {line}: {_said(error)}") from error
     lines = {node.name: node.lineno for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
-    concrete = [c for c in dict.fromkeys(mine) if not inspect.isabstract(c)]
+    mine = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
+    mine = [c for c in dict.fromkeys(mine) if issubclass(c, Family)]
+    concrete = [c for c in mine if not inspect.isabstract(c)]
     if len(concrete) > 1:
         listed = ", ".join(f"{c.__name__} (line {lines.get(c.__name__, '?')})" for c in concrete)
         raise UsageError(f"{path} defines {len(concrete)} families, {listed}; legal is one")
-    if not concrete:
-        for c in mine:
-            missing = ", ".join(sorted(c.__abstractmethods__))
-            raise UsageError(f"{path}, line {lines.get(c.__name__, 1)}: family {c.__name__} does not say its {missing}")
+    if not mine:
         raise UsageError(f"{path}, line 1: there is no family here; legal is one class derived from lissome.pde.Family")
-    if not isinstance(getattr(concrete[0], "name", None), str):
-        raise UsageError(
-            f"{path}, line {lines.get(concrete[0].__name__, 1)}: family {concrete[0].__name__} has no name"
-        )
-    return concrete[0]
+    family = (concrete or mine)[0]
+    try:
+        declared(family)
+    except UsageError as error:
+        raise UsageError(f"{path}, line {lines.get(family.__name__, 1)}: {error}") from error
+    return family
 
 
-def _line(error: BaseException, file: str) -> int | None:
-    """Return the last line of a file that an error passed through."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return lines[-1] if lines else None
+def _place(family: type[Family], what: str, error: BaseException) -> str:
+    """Return file and line of the family's own code: the last that an error passed through, else where it begins."""
+    bodies = [body for c in family.__mro__ if issubclass(c, Family) and c is not Family for body in vars(c).values()]
+    files = {body.__code__.co_filename for body in bodies if inspect.isfunction(body)}
+    code = getattr(inspect.unwrap(getattr(family, what)), "__code__", None)
+    found = _last(error, files)
+    if found is None and code is not None and code.co_filename in files:
+        found = code.co_filename, code.co_firstlineno
+    return f"{found[0]}, line {found[1]}" if found else ", ".join(sorted(files))
+
+
+def _last(error: BaseException, files: Collection[str]) -> tuple[str, int | None] | None:
+    """Return the last place in some files that an error passed through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return next(((frame.filename, frame.lineno) for frame in reversed(frames) if frame.filename in files), None)
 
 
 def _said(error: BaseException) -> str:
     text = (str(error).strip().splitlines() or [""])[0]
-    return text if isinstance(error, LissomeError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, LissomeError) else f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from lissome._errors import UsageError
 from lissome._types import Batch
 from lissome.pde.domain import Domain, points
 from lissome.pde.family import Family
@@ -106,23 +104,6 @@ class Supply:
         return part
 
 
-def check_values(values: Any, z: Tensor) -> Tensor:
-    """Return values that a family's code gave at points z, if they are one finite number per point.
-
-    Raises:
-        UsageError: they are not.
-    """
-    if not isinstance(values, Tensor) or values.shape != (len(z),):
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise UsageError(f"it returned {got} for {len(z)} points; legal is one number per point, ({len(z)},)")
-    if not bool(torch.isfinite(values).all()):
-        worst = int((~torch.isfinite(values)).nonzero()[0])
-        place = [round(number, 4) for number in z[worst].tolist()]
-        raise UsageError(f"it, or what is derived from it, is {float(values[worst])} at {place}")
-    return values
-
-
 def seed_of(seed: int, *purpose: str) -> int:
     """Return a seed of its own for each purpose, the same on every machine."""
-    words = " ".join([str(seed), *purpose]).encode()
-    return int.from_bytes(words, "big") % (2**63 - 25)
+    return zlib.crc32(" ".join([str(seed), *purpose]).encode())  # torch's generator on the CPU reads 32 bits only
