@@ -89,6 +89,25 @@ def test_an_activation_on_the_points_themselves():
     assert_same(model, torch.randn(4, 12).double(), (1,), ((1.0,) * 12,), None, "auto")
 
 
+@pytest.mark.parametrize("points", [2, 9])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [nn.Linear(4, 6), nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 1)],
+        [nn.Linear(4, 6), nn.Tanh(), nn.Sigmoid(), nn.Linear(6, 1)],
+        [nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Linear(5, 1)],
+        [nn.Sigmoid(), nn.Tanh(), nn.Linear(4, 6), nn.SiLU(), nn.Linear(6, 1), nn.Tanh()],
+        [nn.Linear(4, 1), nn.Tanh()],
+        [nn.Linear(4, 5), nn.Linear(5, 1)],
+    ],
+)
+@pytest.mark.parametrize("second", [(), ((1.0, 1.0, 0.0, 2.0),), ((1.0, 0.0, -1.0, 0.0), (0.0, 3.0, 0.0, 0.0))])
+@pytest.mark.parametrize("count", [0, 2])
+def test_linear_maps_and_activations_in_any_order(points, parts, second, count):
+    along = torch.randn(count, points, 4).double() if count else None
+    assert_same(nn.Sequential(*parts).double(), torch.randn(points, 4).double(), (2, 0), second, along, "one-pass")
+
+
 def test_compression_is_exact_in_many_dimensions_and_keeps_signs_apart():
     model = MLP(60, width=6, depth=2).double()
     second = ((0.0,) + (1.0,) * 30 + (-0.5,) * 29,)

@@ -5,6 +5,7 @@ See `onepass` for the mathematics, `nested` for the truth it is held to.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from lissome._errors import UsageError, unknown
 from lissome.calculus.nested import Derivatives, nested
-from lissome.calculus.onepass import Weights, one_pass, plan
+from lissome.calculus.onepass import Seeds, Weights, one_pass, plan
 from lissome.calculus.rules import chain_of, first_width
 
 MODES = ("auto", "one-pass", "compressed", "nested", "stochastic")
@@ -90,8 +91,9 @@ def derivatives(
         )
     if mode == "stochastic" and second:
         return _stochastic(chain, z, first, second, along, generator)
-    compress = _compresses(first_width(chain), second, mode)
-    return one_pass(chain, z, plan(first, second, share=not compress), along, None, compress=compress)
+    choose = _choose if torch.compiler.is_compiling() else _chosen  # the compiler objects to caches
+    compress, seeds = choose(first_width(chain), tuple(first), tuple(map(tuple, second)), mode)
+    return one_pass(chain, z, seeds, along, None, compress=compress)
 
 
 def explain(u: Function, dimension: int, first: tuple[int, ...] = (), second: Weights = ()) -> str:
@@ -137,6 +139,15 @@ def _check(z: Tensor, first: tuple[int, ...], second: Weights, mode: str) -> Non
             raise UsageError(f"a row of {len(row)} weights does not fit points with {z.shape[1]} coordinates")
 
 
+def _choose(width: int, first: tuple[int, ...], second: Weights, mode: str) -> tuple[bool, Seeds]:
+    """Return whether to compress behind a first layer of that width (0: none), and the tangents."""
+    compress = _compresses(width, second, mode)
+    return compress, plan(first, second, share=not compress)
+
+
+_chosen = functools.lru_cache(maxsize=64)(_choose)  # 10,000 weights are slow to read
+
+
 def _sign_sizes(second: Weights) -> tuple[int, int]:
     return sum(w > 0 for w in second[0]), sum(w < 0 for w in second[0])
 
@@ -149,15 +160,13 @@ def _compresses(width: int, second: Weights, mode: str) -> bool:
 
 
 def _stochastic(chain, z, first, second, along, generator) -> Derivatives:
-    groups = [
-        [max(sign * weight, 0.0) ** 0.5 for weight in row] for row in second for sign in (1.0, -1.0)
-    ]  # one Rademacher direction for the positive, one for the negative weights of each row
-    scales = z.new_tensor(groups)  # (2 m, D)
+    # one Rademacher direction for the positive, one for the negative weights of each row
+    groups = [(m, sign) for m, row in enumerate(second) for sign in (1.0, -1.0) if any(sign * w > 0 for w in row)]
+    rows = z.new_tensor(second)  # (m, D)
+    scales = z.new_tensor([sign for _, sign in groups])[:, None] * rows[[m for m, _ in groups]]  # (q, D)
+    scales = scales.clamp_min(0).sqrt()
     coins = torch.randint(0, 2, (len(groups), *z.shape), generator=generator, device=z.device).to(z.dtype) * 2 - 1
-    signs = tuple(
-        tuple((1.0 if k == 2 * m else -1.0) if k // 2 == m else 0.0 for k in range(len(groups)))
-        for m in range(len(second))
-    )
-    directions = coins * scales[:, None]  # (2 m, N, D)
+    directions = coins * scales[:, None]  # (q, N, D)
+    signs = tuple(tuple(sign if m == row else 0.0 for m, sign in groups) for row in range(len(second)))
     bare = plan(first, (), share=False)
     return one_pass(chain, z, replace(bare, signs=signs), along, directions, compress=False)

@@ -7,8 +7,8 @@ and second-order parts s:
     sigma    a' = sigma(a)       J' = sigma'(a) J     s' = sigma'(a) s + sigma''(a) sum_k w_k J_k^2
 
 Tangents that are the same at every point stay (c, w) until the first activation, so a first layer
-costs them nothing; from there on all rows of all kinds stand in one tensor and each linear map is one
-matrix product.
+costs them nothing. The activation costs them nothing either: sigma'(a) J_k W^T for all k is the product
+of sigma'(a), (N, w), with the matrices diag(J_k) W^T side by side.
 
 First-layer compression. After W1 the tangents J (r, w) of a Laplacian may be replaced by Q^T J, Q
 orthonormal and spanning J: at most w tangents in any dimension, exactly, since only sums of squares
@@ -18,15 +18,18 @@ enters as a square. `_Project` says how a second derivative is kept exact.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lissome.calculus.carry import carry, squares
 from lissome.calculus.nested import Derivatives
-from lissome.calculus.rules import Translation, bend
+from lissome.calculus.rules import Bend, Translation, bend
 
 Weights = tuple[tuple[float, ...], ...]
 
@@ -40,6 +43,8 @@ class Seeds:
     squared: int
     signs: Weights  # (m, q): how the squares of the q leading tangents add up
     asked: tuple[tuple[int, float], ...]  # per entry of `first`: which tangent holds it, and times what
+    run: bool  # whether the coordinates are neighbours in rising order
+    unit: bool  # whether all scales are 1
 
 
 def plan(first: tuple[int, ...], second: Weights, *, share: bool) -> Seeds:
@@ -62,7 +67,9 @@ def plan(first: tuple[int, ...], second: Weights, *, share: bool) -> Seeds:
             coordinates.append(i)
             scales.append(1.0)
     asked = tuple((place[i], 1 / scales[place[i]]) for i in first)
-    return Seeds(tuple(coordinates), tuple(scales), len(used), signs, asked)
+    run = all(b == a + 1 for a, b in itertools.pairwise(coordinates))
+    unit = all(scale == 1.0 for scale in scales)
+    return Seeds(tuple(coordinates), tuple(scales), len(used), signs, asked, run, unit)
 
 
 def one_pass(
@@ -92,105 +99,122 @@ def one_pass(
 
 
 class _State:
-    """One moment of the pass: before the first activation value, constant and per-point tangents; then one stack."""
+    """One moment of the pass: value, tangents and second-order parts, each as small as it still can be.
+
+    Tangents stand in the order constant, moving. The constant ones are (c, w) up to the first activation; it
+    multiplies them by a slope (N, w), and the product is left open for the linear map that follows.
+    """
 
     def __init__(self, z: Tensor, seeds: Seeds, along: Tensor | None, extra: Tensor | None):
         self.value = z  # (N, w)
-        self.signs = seeds.signs  # (m, q)
         self.seeds: Seeds | None = seeds  # unit tangents not yet written out
         self.constant: Tensor | None = None  # (c, w)
-        self.leading = extra  # (q, N, w)
-        self.trailing = along  # (a, N, w)
-        self.stack: Tensor | None = None  # (1 + q + c + a + m, N, w)
+        self.slope: Tensor | None = None  # (N, w), from the first activation on
+        given = [t for t in (extra, along) if t is not None]
+        self.moving = torch.cat(given).transpose(0, 1) if given else None  # (N, b, w)
+        self.tangents: Tensor | None = None  # (N, c + b, w), once the product is formed
+        self.second: Tensor | None = None  # (N, m, w), from the first activation on
+        self.signs = seeds.signs  # (m, q)
+        self.start = 0 if extra is None else len(seeds.coordinates)  # where the squared tangents begin
+        self.squares_move = extra is not None
+        self.weights: Tensor | None = None  # the signs as a tensor, where they are not all 1
 
     def linear(self, weight: Tensor, bias: Tensor | None, compress: bool) -> None:
-        if self.stack is not None:
-            self.stack = F.linear(self.stack, weight)
-            if bias is not None:
-                self.value = self.stack[0] + bias
-            else:
-                self.value = self.stack[0]
-            return
         self.value = F.linear(self.value, weight, bias)
-        if self.leading is not None:
-            self.leading = F.linear(self.leading, weight)
-        if self.trailing is not None:
-            self.trailing = F.linear(self.trailing, weight)
-        if self.seeds is None:
+        if self.second is not None:
+            self.second = F.linear(self.second, weight)
+        if self.moving is not None:
+            self.moving = F.linear(self.moving, weight)
+        if self.tangents is not None:
+            self.tangents = F.linear(self.tangents, weight)
+        elif self.slope is not None:
+            self._close(_product(self.slope, self._written(), weight))
+        elif self.seeds is not None and self.constant is None:
+            self.constant = _columns(weight, self.seeds)
+            if compress:
+                self._compress(len(self.signs[0]))
+        else:
             self.constant = F.linear(self._written(), weight)
-            return
-        tangents = weight.t()[list(self.seeds.coordinates)]
-        self.constant = tangents * tangents.new_tensor(self.seeds.scales)[:, None]
-        if compress:
-            self._compress()
-        self.seeds = None
+
+    def bend(self, rule: Callable[[Tensor], Bend]) -> None:
+        if self.slope is not None and self.tangents is None:
+            self._close(self.slope[:, None] * self._written())
+        self.value, slope, curvature = rule(self.value)  # (N, w) each
+        if self.tangents is None:
+            self._begin(slope, curvature)
+        elif self.second is None:
+            self.tangents = slope[:, None] * self.tangents
+        else:
+            part = slice(self.start, self.start + len(self.signs[0]))
+            self.tangents, self.second = carry(slope, curvature, self.tangents, self.second, self.weights, part)
+
+    def result(self, seeds: Seeds, along: int) -> Derivatives:
+        n, m = len(self.value), len(self.signs)
+        if self.tangents is None:
+            slope = torch.ones_like(self.value) if self.slope is None else self.slope
+            self._close(slope[:, None] * self._written())
+        assert self.tangents is not None
+        rows = self.tangents.reshape(n, -1).t()  # (k, N)
+        # a map without activation has no curvature
+        second = rows.new_zeros(m, n) if self.second is None else self.second.reshape(n, m).t()
+        # compression changes how many squared tangents precede the others
+        moved = len(self._written()) - len(seeds.coordinates)
+        firsts = [rows[k + (moved if k >= seeds.squared else 0)] * factor for k, factor in seeds.asked]
+        first = torch.stack(firsts) if firsts else rows[:0]
+        return Derivatives(self.value.reshape(n), first, second, rows[len(rows) - along :])
+
+    def _begin(self, slope: Tensor, curvature: Tensor) -> None:
+        """Pass the first activation: constant tangents have the same squares at every point."""
+        self.slope = slope
+        if self.signs:
+            self.weights = _weights(self.signs, slope)
+            rows = self.moving if self.squares_move else self._written()[None]
+            assert rows is not None
+            squared = squares(rows[:, : len(self.signs[0])], self.weights)  # (N or 1, m, w)
+            self.second = curvature[:, None] * squared
+        if self.moving is not None:
+            self.moving = slope[:, None] * self.moving
+
+    def _close(self, constant: Tensor) -> None:
+        """Put the constant tangents, now (N, c, w), and the moving ones together."""
+        self.tangents = constant if self.moving is None else torch.cat([constant, self.moving], 1)
+        self.moving = None
 
     def _written(self) -> Tensor:
         """Return constant tangents (c, w), writing unit vectors out where they still are indices."""
         if self.constant is None:
             assert self.seeds is not None
-            rows = self.value.new_zeros(len(self.seeds.coordinates), self.value.shape[1])
-            for k, (i, scale) in enumerate(zip(self.seeds.coordinates, self.seeds.scales, strict=True)):
-                rows[k, i] = scale
-            self.constant, self.seeds = rows, None
+            self.constant = _columns(torch.eye(self.value.shape[1]).to(self.value), self.seeds)
         return self.constant
 
-    def _tangents(self, n: int) -> Tensor:
-        """Return all tangents before the first activation, (q + c + a, N, w)."""
-        constant = self._written()[:, None].expand(-1, n, -1)
-        return torch.cat([t for t in (self.leading, constant, self.trailing) if t is not None])
-
-    def _compress(self) -> None:
-        assert self.seeds is not None
+    def _compress(self, q: int) -> None:
         assert self.constant is not None
-        signs = self.signs[0]
-        split = signs.index(-1.0) if -1.0 in signs else len(signs)
-        groups = self.constant[:split], self.constant[split : len(signs)]
-        groups = [_shrink(group) for group in groups]
+        split = self.signs[0].index(-1.0) if -1.0 in self.signs[0] else q
+        groups = [_shrink(group) for group in (self.constant[:split], self.constant[split:q])]
         self.signs = ((1.0,) * len(groups[0]) + (-1.0,) * len(groups[1]),)
-        self.constant = torch.cat([*groups, self.constant[len(signs) :]])
+        self.constant = torch.cat([*groups, self.constant[q:]])
 
-    def _squares(self, tangents: Tensor) -> Tensor:
-        """Return sum_k w_k J_k^2 for each row of weights: (c, ...) -> (m, ...)."""
-        head = tangents[: len(self.signs[0])]
-        if len(self.signs) == 1 and all(sign == 1.0 for sign in self.signs[0]):
-            return (head * head).sum(0, keepdim=True)
-        signs = head.new_tensor(self.signs)  # (m, q)
-        return torch.tensordot(signs, head * head, dims=1)
 
-    def bend(self, rule) -> None:
-        y, slope, curvature = rule(self.value)  # (N, w) each
-        if self.stack is None:
-            tangents = self._tangents(len(y))
-            parts = [y[None], slope * tangents]
-            if self.signs:
-                # constant tangents have the same squares at every point: (m, 1, w)
-                squares = self._squares(tangents if self.leading is not None else self._written()[:, None])
-                parts.append(curvature * squares)
-            self.constant = self.leading = self.trailing = None
-        else:
-            m = len(self.signs)
-            tangents = self.stack[1 : len(self.stack) - m]
-            parts = [y[None], slope * tangents]
-            if m:
-                parts.append(slope * self.stack[-m:] + curvature * self._squares(tangents))
-        self.stack = torch.cat(parts)
-        self.value = y
+def _columns(weight: Tensor, seeds: Seeds) -> Tensor:
+    """Return the images (c, w) of scaled unit vectors."""
+    places, columns = seeds.coordinates, weight.t()
+    # neighbours are a view: in 10,000 dimensions a copy costs as much as the layer
+    images = columns[places[0] : places[-1] + 1] if seeds.run and places else columns[list(places)]
+    return images if seeds.unit else images * images.new_tensor(seeds.scales)[:, None]
 
-    def result(self, seeds: Seeds, along: int) -> Derivatives:
-        n, m = len(self.value), len(self.signs)
-        if self.stack is None:  # no activation at all: constant tangents, no curvature
-            rows = self._tangents(n)
-            seconds = self.value.new_zeros(m, n)
-        else:
-            rows = self.stack[1 : len(self.stack) - m]
-            seconds = self.stack[len(self.stack) - m :].reshape(m, n)
-        rows = rows.reshape(-1, n)
-        # compression, or directions per point, change how many squared tangents precede the others
-        moved = (len(self.signs[0]) if m else 0) - seeds.squared
-        firsts = [rows[k + (moved if k >= seeds.squared else 0)] * factor for k, factor in seeds.asked]
-        first = torch.stack(firsts) if firsts else rows[:0]
-        return Derivatives(self.value.reshape(n), first, seconds, rows[len(rows) - along :])
+
+def _product(slope: Tensor, constant: Tensor, weight: Tensor) -> Tensor:
+    """Return (slope_n constant_k) W^T, (N, c, w'): the smaller of its two inner products is written out."""
+    if len(slope) < len(weight):
+        return F.linear(slope[:, None] * constant, weight)
+    maps = constant.t()[:, :, None] * weight.t()[:, None]  # (w, c, w')
+    return (slope @ maps.flatten(1)).unflatten(1, maps.shape[1:])
+
+
+def _weights(signs: Weights, like: Tensor) -> Tensor | None:
+    """Return the weights of the squares (m, q), or None for one row of ones."""
+    plain = len(signs) == 1 and all(sign == 1.0 for sign in signs[0])
+    return None if plain else like.new_tensor(signs)
 
 
 class _Project(torch.autograd.Function):
@@ -200,17 +224,27 @@ class _Project(torch.autograd.Function):
     times it the same value with the right dependence on J.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, tangents: Tensor, basis: Tensor) -> Tensor:
-        ctx.save_for_backward(tangents, basis)
+    def forward(tangents: Tensor, basis: Tensor) -> Tensor:
         return basis.t() @ tangents
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
         tangents, basis = ctx.saved_tensors
         if torch.is_grad_enabled():
             return tangents @ torch.linalg.solve(basis.t() @ tangents, grad), None
         return basis @ grad, None
+
+    @staticmethod
+    def jvp(ctx, dot: Tensor, _):  # type: ignore[override]
+        return ctx.saved_tensors[1].t() @ dot
 
 
 def _shrink(tangents: Tensor) -> Tensor:
