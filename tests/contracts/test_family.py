@@ -129,10 +129,10 @@ def test_points_lie_where_they_should(label, draw):
         assert bool(domain.contains(z).all())
     x = edge[:, timed:]
     if hasattr(domain, "radius"):
-        torch.testing.assert_close(x.norm(dim=1), torch.full((64,), domain.radius).double())
+        torch.testing.assert_close(x.norm(dim=1), torch.full((64,), domain.radius, dtype=torch.float64))
         assert bool((inside[:, timed:].norm(dim=1) < domain.radius).all())
     else:
-        low, high = torch.tensor(domain.low).double(), torch.tensor(domain.high).double()
+        low, high = (torch.tensor(end, dtype=torch.float64) for end in (domain.low, domain.high))
         assert bool(((x == low) | (x == high)).any(1).all())
         assert bool(((inside[:, timed:] > low) & (inside[:, timed:] < high)).all())
     if timed:

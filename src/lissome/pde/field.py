@@ -16,6 +16,7 @@ from torch import Tensor
 from lissome._errors import UsageError
 from lissome.calculus import Derivatives
 
+OPAQUE = "its values cannot be differentiated: write it in torch functions of p, outside torch.no_grad"
 CHUNK = 8192  # points of a formula differentiated at once
 SMALLEST_RADIUS = 1e-6  # |x| is kept above it, since cones and |x|^3 are differentiated
 
@@ -217,12 +218,15 @@ def closed_form(
         return Derivatives(*joined)
 
     def formula(z: Tensor) -> Tensor:
-        value = function(Points(z, points.timed))
-        # nested reverse mode would take it for a constant
+        try:
+            value = function(Points(z, points.timed))
+        except RuntimeError as error:
+            if "storage" in str(error):  # numpy was asked to read a point
+                raise UsageError(OPAQUE) from error
+            raise
+        # reverse mode would take it for a constant
         if not (torch.compiler.is_compiling() or value.requires_grad or bool((value == value[:1]).all())):
-            raise UsageError(
-                "its values cannot be differentiated: write it in torch functions of p, outside torch.no_grad"
-            )
+            raise UsageError(OPAQUE)
         return value
 
     with torch.no_grad():

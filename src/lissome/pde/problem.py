@@ -77,6 +77,8 @@ class Problem:
             raise unknown("constraint", constraint, CONSTRAINTS)
         if not (math.isfinite(weight_boundary) and weight_boundary > 0):
             raise UsageError(f"weight_boundary is {weight_boundary}; legal is a number above 0")
+        for what, number, least in (("test_points", test_points, 1), ("pool", 0 if pool is None else pool, 0)):
+            _check_count(what, number, least)
         if mode not in MODES:
             raise unknown("mode", mode, MODES)
         if not isinstance(family, Family):
@@ -314,10 +316,7 @@ class Problem:
         for kind, count in given.items():
             if kind not in POINTS:
                 raise unknown("kind of points", kind, POINTS)
-            if isinstance(count, bool) or not isinstance(count, int) or count < (kind == "interior"):
-                raise UsageError(
-                    f"{kind} points are {count!r}; legal is a whole number of at least {int(kind == 'interior')}"
-                )
+            _check_count(f"number of {kind} points", count, int(kind == "interior"))
         counts = {**POINTS, **given}
         if not self.timed or self.constraint == "exact":
             counts["initial"] = 0
@@ -347,3 +346,8 @@ class Problem:
                         f" '{self.family.name}' needs it: take relu3, tanh, sin or gelu"
                     )
         self._smooth.add(model)
+
+
+def _check_count(what: str, number: int, least: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise UsageError(f"{what} is {number!r}; legal is a whole number of at least {least}")

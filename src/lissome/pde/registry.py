@@ -59,7 +59,9 @@ def _from_file(path: Path) -> type[Family]:
     except OSError as error:
         raise UsageError(f"family file '{path}' cannot be read: {error.strerror}") from error
     except (SyntaxError, ValueError) as error:
-        raise UsageError(f"{path}, line {getattr(error, 'lineno', 1)}: {getattr(error, 'msg', error)}") from error
+        raise UsageError(
+            f"{path}, line {getattr(error, 'lineno', None) or 1}: {getattr(error, 'msg', error)}"
+        ) from error
     module = ModuleType(f"lissome_family_{path.stem}")
     module.__file__ = str(path.resolve())
     sys.modules[module.__name__] = module  # dataclasses look there
