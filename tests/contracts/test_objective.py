@@ -95,9 +95,9 @@ def test_error_is_relative_to_the_exact_solution(label):
 
 @every_member
 def test_fresh_points_are_not_those_of_training(label):
-    problem = problem_of(label)
+    problem = problem_of(label, pool=2, sampling="uniform")
     problem.evaluate(network_for(problem))
-    drawn = torch.cat([problem.sample(seeded(seed))["interior"] for seed in range(3)])
+    drawn = torch.cat([problem.sample(seeded(seed))["interior"] for seed in range(20)])  # all of the pool
     fresh = problem._kept["fresh"]["interior"]
     assert not bool((fresh[:, None] == drawn[None]).all(2).any())
 
@@ -225,7 +225,7 @@ def test_the_lift_is_differentiated_once_for_each_batch():
     assert not torch.equal(first, second)
     assert torch.equal(problem.loss(model, batch), first)
     batch["interior"][0, 0] += 0.01  # moved in place
-    assert not torch.equal(problem.loss(model, batch), first)
+    torch.testing.assert_close(problem.loss(model, batch), problem.loss(network_for(problem), batch))
 
 
 @pytest.mark.parametrize("label", ["allen-cahn in 10", "poisson", "burgers"])

@@ -41,6 +41,9 @@ def test_periodic_inputs_tell_all_places_apart():
     features = Periodic(0.0, 2.0, False).double()
     x = torch.linspace(0, 2, 201, dtype=torch.float64)[:-1, None]
     a = features(x)
+    assert a[0].tolist() == [1.0, 0.0]
+    quarter = Periodic(-1.0, 3.0, True).double()(torch.tensor([[0.7, 0.0]], dtype=torch.float64))
+    torch.testing.assert_close(quarter, torch.tensor([[0.7, 0.0, 1.0]], dtype=torch.float64))
     torch.testing.assert_close(a.square().sum(1), torch.ones(200).double())
     assert torch.cdist(a, a).fill_diagonal_(9).min() > 0.03
     assert not list(features.parameters())

@@ -45,6 +45,11 @@ class Family(ABC):
     f is derived from `exact` and `operator` by automatic differentiation in float64, never written by hand.
     A parameter is read as an attribute: a family with Parameter("c", ...) has `self.c`.
 
+    A class has to say its `name`, `domain` and `operator`, and one of: `exact`, from which all else follows;
+    `homogeneous = True` with `data`, where no solution is known; or both, where the solution is numeric. Each method
+    takes points p (p.t, p.x, p.r) and returns one number per point, (N,). `parameters` and the class attributes below
+    are as needed: `dimensions` where only one dimension makes sense, else `default_dimension`.
+
     >>> from lissome.pde.domain import Ball
     >>> class Reaction(Family):
     ...     name = "reaction"
