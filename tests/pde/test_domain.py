@@ -211,3 +211,10 @@ def test_sobol_and_latin_fill_evenly():
 def test_empty_domains_are_refused(make, words):
     with pytest.raises(UsageError, match=words):
         make()
+
+
+def test_points_keep_off_the_centre(monkeypatch):
+    """|x| >= 1e-6 where an exact solution with a cone or an r^3 is differentiated."""
+    monkeypatch.setattr("lissome.pde.domain.unit", lambda n, k, *_: torch.full((n, k), 1e-16, dtype=torch.float64))
+    for draw in DRAWS:
+        assert Ball(1).interior(4, seeded(), draw).abs().min() >= 1e-6 * (1 - 1e-12)
