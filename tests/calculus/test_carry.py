@@ -11,10 +11,10 @@ from lissome.models import MLP
 SIGNS = [None, ((1.0, -1.0),), ((0.5, 0.0), (-2.0, 1.0))]
 
 
-def plain(slope, curvature, J, s, signs, part):
+def plain(slope, curvature, J, s, signs, part, keep):
     weights = torch.ones(1, J[:, part].shape[1], dtype=J.dtype) if signs is None else signs
     squares = torch.einsum("mk,nkw->nmw", weights, J[:, part] ** 2)
-    return slope[:, None] * J, slope[:, None] * s + curvature[:, None] * squares
+    return slope[:, None] * J[:, keep], slope[:, None] * s + curvature[:, None] * squares
 
 
 def inputs(signs, n=3, k=4, w=2):
@@ -25,13 +25,14 @@ def inputs(signs, n=3, k=4, w=2):
 
 
 @pytest.mark.parametrize("signs", SIGNS)
+@pytest.mark.parametrize("keep", [slice(None), slice(3, 4), slice(1, 3), slice(0, 0)])
 @pytest.mark.parametrize("start", [0, 1])
-def test_values_and_gradients_are_those_of_the_lines(signs, start):
+def test_values_and_gradients_are_those_of_the_lines(signs, start, keep):
     tensors, weights = inputs(signs)
     part = slice(start, start + 2)
-    seeds = [torch.randn_like(out) for out in plain(*tensors, weights, part)]
+    seeds = [torch.randn_like(out) for out in plain(*tensors, weights, part, keep)]
     for function in (carry, plain):
-        outs = function(*tensors, weights, part)
+        outs = function(*tensors, weights, part, keep)
         found = torch.autograd.grad(outs, tensors, seeds)
         if function is carry:
             kept = [*outs, *found]
@@ -40,11 +41,12 @@ def test_values_and_gradients_are_those_of_the_lines(signs, start):
 
 
 @pytest.mark.parametrize("signs", SIGNS)
-def test_it_can_be_differentiated_twice_and_forward(signs):
+@pytest.mark.parametrize("keep", [slice(None), slice(2, 4)])
+def test_it_can_be_differentiated_twice_and_forward(signs, keep):
     tensors, weights = inputs(signs)
 
     def function(*tensors):
-        return carry(*tensors, weights, slice(1, 3))
+        return carry(*tensors, weights, slice(1, 3), keep)
 
     assert torch.autograd.gradcheck(function, tensors)
     assert torch.autograd.gradcheck(function, tensors, check_forward_ad=True, check_backward_ad=False)

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lissome.calculus.carry import carry, squares
+from lissome.calculus.carry import ALL, carry, squares
 from lissome.calculus.nested import Derivatives
 from lissome.calculus.rules import Bend, Translation, bend
 
@@ -86,23 +86,25 @@ def one_pass(
         compress: shrink the squared tangents after the first linear map.
     """
     state = _State(z, seeds, along, extra)
-    for module in chain:
-        rule = bend(module)
+    rules = [bend(module) for module in chain]
+    last = max([-1, *(i for i, rule in enumerate(rules) if rule is not None)])
+    for i, (module, rule) in enumerate(zip(chain, rules, strict=True)):
         if rule is not None:
-            state.bend(rule)
+            state.bend(rule, last=i == last)
         elif isinstance(module, Translation):
             state.value = module.translate(state.value)
         else:
             assert isinstance(module, nn.Linear)
             state.linear(module.weight, module.bias, compress)
-    return state.result(seeds, 0 if along is None else len(along))
+    return state.result()
 
 
 class _State:
     """One moment of the pass: value, tangents and second-order parts, each as small as it still can be.
 
     Tangents stand in the order constant, moving. The constant ones are (c, w) up to the first activation; it
-    multiplies them by a slope (N, w), and the product is left open for the linear map that follows.
+    multiplies them by a slope (N, w), and the product is left open for the linear map that follows. The last
+    activation drops the tangents that are not asked for: their squares are all that was wanted of them.
     """
 
     def __init__(self, z: Tensor, seeds: Seeds, along: Tensor | None, extra: Tensor | None):
@@ -117,6 +119,8 @@ class _State:
         self.signs = seeds.signs  # (m, q)
         self.start = 0 if extra is None else len(seeds.coordinates)  # where the squared tangents begin
         self.squares_move = extra is not None
+        self.asked = seeds.asked
+        self.along = 0 if along is None else len(along)
         self.weights: Tensor | None = None  # the signs as a tensor, where they are not all 1
 
     def linear(self, weight: Tensor, bias: Tensor | None, compress: bool) -> None:
@@ -136,32 +140,32 @@ class _State:
         else:
             self.constant = F.linear(self._written(), weight)
 
-    def bend(self, rule: Callable[[Tensor], Bend]) -> None:
+    def bend(self, rule: Callable[[Tensor], Bend], *, last: bool) -> None:
         if self.slope is not None and self.tangents is None:
             self._close(self.slope[:, None] * self._written())
         self.value, slope, curvature = rule(self.value)  # (N, w) each
         if self.tangents is None:
             self._begin(slope, curvature)
-        elif self.second is None:
-            self.tangents = slope[:, None] * self.tangents
+            return
+        keep = self._drop() if last else ALL
+        if self.second is None:
+            self.tangents = slope[:, None] * self.tangents[:, keep]
         else:
             part = slice(self.start, self.start + len(self.signs[0]))
-            self.tangents, self.second = carry(slope, curvature, self.tangents, self.second, self.weights, part)
+            self.tangents, self.second = carry(slope, curvature, self.tangents, self.second, self.weights, part, keep)
 
-    def result(self, seeds: Seeds, along: int) -> Derivatives:
+    def result(self) -> Derivatives:
         n, m = len(self.value), len(self.signs)
         if self.tangents is None:
             slope = torch.ones_like(self.value) if self.slope is None else self.slope
             self._close(slope[:, None] * self._written())
         assert self.tangents is not None
-        rows = self.tangents.reshape(n, -1).t()  # (k, N)
+        rows = self.tangents.flatten(1).t()  # (k, N)
         # a map without activation has no curvature
         second = rows.new_zeros(m, n) if self.second is None else self.second.reshape(n, m).t()
-        # compression changes how many squared tangents precede the others
-        moved = len(self._written()) - len(seeds.coordinates)
-        firsts = [rows[k + (moved if k >= seeds.squared else 0)] * factor for k, factor in seeds.asked]
+        firsts = [rows[k] * factor for k, factor in self.asked]
         first = torch.stack(firsts) if firsts else rows[:0]
-        return Derivatives(self.value.reshape(n), first, second, rows[len(rows) - along :])
+        return Derivatives(self.value.reshape(n), first, second, rows[len(rows) - self.along :])
 
     def _begin(self, slope: Tensor, curvature: Tensor) -> None:
         """Pass the first activation: constant tangents have the same squares at every point."""
@@ -174,6 +178,15 @@ class _State:
             self.second = curvature[:, None] * squared
         if self.moving is not None:
             self.moving = slope[:, None] * self.moving
+
+    def _drop(self) -> slice:
+        """Return the shortest run of tangents that holds all that are asked for, and count from its start."""
+        assert self.tangents is not None
+        rows, end = [k for k, _ in self.asked], self.tangents.shape[1]
+        start = min([*rows, end - self.along])
+        stop = end if self.along or not rows else max(rows) + 1
+        self.asked = tuple((k - start, factor) for k, factor in self.asked)
+        return slice(start, stop)
 
     def _close(self, constant: Tensor) -> None:
         """Put the constant tangents, now (N, c, w), and the moving ones together."""
@@ -190,7 +203,9 @@ class _State:
     def _compress(self, q: int) -> None:
         assert self.constant is not None
         split = self.signs[0].index(-1.0) if -1.0 in self.signs[0] else q
-        groups = [_shrink(group) for group in (self.constant[:split], self.constant[split:q])]
+        groups = [compressed(group) for group in (self.constant[:split], self.constant[split:q])]
+        fewer = q - sum(map(len, groups))
+        self.asked = tuple((k - fewer if k >= q else k, factor) for k, factor in self.asked)
         self.signs = ((1.0,) * len(groups[0]) + (-1.0,) * len(groups[1]),)
         self.constant = torch.cat([*groups, self.constant[q:]])
 
@@ -247,7 +262,7 @@ class _Project(torch.autograd.Function):
         return ctx.saved_tensors[1].t() @ dot
 
 
-def _shrink(tangents: Tensor) -> Tensor:
+def compressed(tangents: Tensor) -> Tensor:
     """Return at most w rows with the same sum of squares in every direction: (r, w) -> (min(r, w), w)."""
     if len(tangents) <= tangents.shape[1]:
         return tangents
