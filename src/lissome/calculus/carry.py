@@ -7,8 +7,8 @@ With H and t the gradients that arrive at J' and s',
     to slope      sum_k H_k J_k + sum_m t_m s_m        to J_k   slope H_k + 2 curvature J_k sum_m w_mk t_m
     to curvature  sum_m t_m sum_k w_mk J_k^2           to s_m   slope t_m
 
-Automatic differentiation of the two lines gives the same in twice as many passes over the tangents,
-which are nearly all of the memory traffic of a step. A compiler fuses the lines themselves.
+Automatic differentiation of the two lines gives the same with 14 operations over all tangents in place
+of 9, and those are nearly all of the memory traffic of a step. A compiler fuses the lines themselves.
 """
 
 from __future__ import annotations
