@@ -138,8 +138,8 @@ BENCHMARK = Benchmark(
         f"nested, extrapolated: a straight line through {FEW} and {MORE} coordinates of each round, never run whole;"
         " its fastest round is the luckiest line, so only median and quartiles mean something",
         "stochastic: one direction, whose error is of the order of the value",
-        "one pass at d = 1,000 has buffers of 100 MB: where the allocator gives them back after each call, page faults are"
-        " half its time (seen: 134 ms and 304 ms in two runs, 150 ms with memory kept), so that of its ratio to"
+        "one pass at d = 1,000 has buffers of 100 MB: where the allocator gives them back after each call, page faults"
+        " are half its time (seen: 134 ms and 304 ms in two runs, 150 ms with memory kept), so that of its ratio to"
         " compressed only about 7 is arithmetic",
     ),
 )
