@@ -23,8 +23,12 @@ class Ratio:
     fastest: float  # ratio of the fastest times of either, which the machine's other work disturbs least
 
 
-def race(contestants: Mapping[str, Contestant], *, rounds: int, warm: int = 3) -> Times:
-    """Time each contestant once per round, in a new random order each round, after `warm` calls that do not count."""
+def race(contestants: Mapping[str, Contestant], *, rounds: int, burst: int = 0, warm: int = 3) -> Times:
+    """Time each contestant once per round, in a new random order each round, after `warm` calls that do not count.
+
+    With a burst, a turn is one call that does not count and the mean of so many that do: a training step follows
+    another one, and what it finds in the caches is its own.
+    """
     order, times = list(contestants), {name: [] for name in contestants}
     shuffle = random.Random(0).shuffle
     for name in order:
@@ -36,9 +40,12 @@ def race(contestants: Mapping[str, Contestant], *, rounds: int, warm: int = 3) -
         for _ in range(rounds):
             shuffle(order)
             for name in order:
+                if burst:
+                    contestants[name]()
                 start = time.perf_counter()
-                contestants[name]()
-                times[name].append(time.perf_counter() - start)
+                for _ in range(burst or 1):
+                    contestants[name]()
+                times[name].append((time.perf_counter() - start) / (burst or 1))
             gc.collect()
     finally:
         gc.enable()

@@ -33,6 +33,7 @@ class Cell:
         rounds: how many.
         derive: further rows, computed from the times of the same round.
         targets: what the ratios are held to.
+        burst: calls per turn, see `race`.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Cell:
     rounds: int
     derive: Callable[[Times], Times] = lambda times: {}
     targets: tuple[Target, ...] = ()
+    burst: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,52 +5,54 @@ import torch
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 
 from lissome.calculus import derivatives
-from lissome.calculus.carry import carry
+from lissome.calculus.carry import carry, spread
 from lissome.models import MLP
 
 SIGNS = [None, ((1.0, -1.0),), ((0.5, 0.0), (-2.0, 1.0))]
 
 
-def plain(slope, curvature, J, s, signs, part, keep):
-    weights = torch.ones(1, J[:, part].shape[1], dtype=J.dtype) if signs is None else signs
-    squares = torch.einsum("mk,nkw->nmw", weights, J[:, part] ** 2)
-    return slope[:, None] * J[:, keep], slope[:, None] * s + curvature[:, None] * squares
+def plain(slope, J, signs):
+    weights = torch.ones(1, J.shape[1], dtype=J.dtype) if signs is None else signs
+    return slope[:, None] * J, torch.einsum("mk,nkw->nmw", weights, J**2)
 
 
-def inputs(signs, n=3, k=4, w=2):
-    m = 1 if signs is None else len(signs)
-    shapes = (n, w), (n, w), (n, k, w), (n, m, w)
-    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+def inputs(signs, n=3, k=2, w=2):
+    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((n, w), (n, k, w))]
     return tensors, None if signs is None else torch.tensor(signs, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("signs", SIGNS)
-@pytest.mark.parametrize("keep", [slice(None), slice(3, 4), slice(1, 3), slice(0, 0)])
-@pytest.mark.parametrize("start", [0, 1])
-def test_values_and_gradients_are_those_of_the_lines(signs, start, keep):
+def test_values_and_gradients_are_those_of_the_lines(signs):
     tensors, weights = inputs(signs)
-    part = slice(start, start + 2)
-    seeds = [torch.randn_like(out) for out in plain(*tensors, weights, part, keep)]
+    seeds = [torch.randn_like(out) for out in plain(*tensors, weights)]
+    kept = []
     for function in (carry, plain):
-        outs = function(*tensors, weights, part, keep)
-        found = torch.autograd.grad(outs, tensors, seeds)
-        if function is carry:
-            kept = [*outs, *found]
-    for mine, truth in zip(kept, [*outs, *found], strict=True):
+        outs = function(*tensors, weights)
+        kept.append([*outs, *torch.autograd.grad(outs, tensors, seeds)])
+    for mine, truth in zip(*kept, strict=True):
         torch.testing.assert_close(mine, truth, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("signs", SIGNS)
-@pytest.mark.parametrize("keep", [slice(None), slice(2, 4)])
-def test_it_can_be_differentiated_twice_and_forward(signs, keep):
+def test_it_can_be_differentiated_twice_and_forward(signs):
     tensors, weights = inputs(signs)
 
     def function(*tensors):
-        return carry(*tensors, weights, slice(1, 3), keep)
+        return carry(*tensors, weights)
 
     assert torch.autograd.gradcheck(function, tensors)
     assert torch.autograd.gradcheck(function, tensors, check_forward_ad=True, check_backward_ad=False)
     assert torch.autograd.gradgradcheck(function, tensors)
+
+
+@pytest.mark.parametrize("points", [4, 5])
+def test_shares_of_threads_are_put_together_again(points, monkeypatch):
+    monkeypatch.setattr("lissome.calculus.carry._threads", lambda: 2)
+    J = torch.randn(points, 3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(spread(J, weight), torch.einsum("nkw,vw->nkv", J, weight), rtol=1e-13, atol=1e-13)
+    assert torch.autograd.gradcheck(spread, (J, weight))
+    assert torch.autograd.gradgradcheck(spread, (J, weight))
 
 
 # at 4 points the first activation's tangents are written out, at 8 they are not

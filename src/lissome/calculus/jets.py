@@ -92,8 +92,8 @@ def derivatives(
     if mode == "stochastic" and second:
         return _stochastic(chain, z, first, second, along, generator)
     choose = _choose if torch.compiler.is_compiling() else _chosen  # the compiler objects to caches
-    compress, seeds = choose(first_width(chain), tuple(first), tuple(map(tuple, second)), mode)
-    return one_pass(chain, z, seeds, along, None, compress=compress)
+    compress, seeds = choose(first_width(chain), tuple(map(tuple, second)), mode)
+    return one_pass(chain, z, seeds, tuple(first), along, compress=compress)
 
 
 def explain(u: Function, dimension: int, first: tuple[int, ...] = (), second: Weights = ()) -> str:
@@ -101,7 +101,7 @@ def explain(u: Function, dimension: int, first: tuple[int, ...] = (), second: We
 
     >>> net = torch.nn.Sequential(torch.nn.Linear(10, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
     >>> explain(net, 10, second=((1.0,) * 10,))
-    'one pass, compressed after the first layer: 6 forward products per layer in place of 12'
+    'one pass, compressed after the first layer: 6 products per point and layer in place of 12'
     """
     _check(torch.empty(0, dimension), first, second, "auto")
     used = {i for row in second for i, weight in enumerate(row) if weight}
@@ -117,12 +117,12 @@ def explain(u: Function, dimension: int, first: tuple[int, ...] = (), second: We
     if _compresses(width, second, "auto"):
         kept = sum(min(width, size) for size in _sign_sizes(second))
         return (
-            f"one pass, compressed after the first layer: {1 + kept + len(first) + 1} forward products per layer in "
-            f"place of {1 + len(used | set(first)) + 1}"
+            f"one pass, compressed after the first layer: {2 + kept} products per point and layer in place of "
+            f"{2 + len(used)}"
         )
+    nested_passes = 2 + 2 * len(used)
     return (
-        f"one pass: {1 + len(used | set(first)) + len(second)} forward products per layer, where nested reverse mode "
-        f"runs {2 + 2 * len(used)} passes"
+        f"one pass: {2 + len(used)} products per point and layer, where nested reverse mode runs {nested_passes} passes"
     )
 
 
@@ -139,10 +139,9 @@ def _check(z: Tensor, first: tuple[int, ...], second: Weights, mode: str) -> Non
             raise UsageError(f"a row of {len(row)} weights does not fit points with {z.shape[1]} coordinates")
 
 
-def _choose(width: int, first: tuple[int, ...], second: Weights, mode: str) -> tuple[bool, Seeds]:
+def _choose(width: int, second: Weights, mode: str) -> tuple[bool, Seeds]:
     """Return whether to compress behind a first layer of that width (0: none), and the tangents."""
-    compress = _compresses(width, second, mode)
-    return compress, plan(first, second, share=not compress)
+    return _compresses(width, second, mode), plan(second)
 
 
 _chosen = functools.lru_cache(maxsize=64)(_choose)  # 10,000 weights are slow to read
@@ -168,5 +167,4 @@ def _stochastic(chain, z, first, second, along, generator) -> Derivatives:
     coins = torch.randint(0, 2, (len(groups), *z.shape), generator=generator, device=z.device).to(z.dtype) * 2 - 1
     directions = coins * scales[:, None]  # (q, N, D)
     signs = tuple(tuple(sign if m == row else 0.0 for m, sign in groups) for row in range(len(second)))
-    bare = plan(first, (), share=False)
-    return one_pass(chain, z, replace(bare, signs=signs), along, directions, compress=False)
+    return one_pass(chain, z, replace(plan(()), signs=signs), tuple(first), along, directions)

@@ -1,14 +1,20 @@
-r"""Derivatives carried forward through a stack of linear maps and activations.
+r"""Value, gradient and weighted Laplacians of a stack of linear maps and activations: tangents forward, one pull back.
 
-Forward Laplacian (collapsed Taylor mode; arXiv 2307.08214). Beside each activation a go tangents J_k
-and second-order parts s:
+Write a for what enters activation l, J_k = da/dz_k for its tangents, v = du/dsigma(a) for what the gradient has become
+on its way back to it. Then, w_k being the weights of the Laplacian,
 
-    linear   a' = a W^T + b      J' = J W^T           s' = s W^T
-    sigma    a' = sigma(a)       J' = sigma'(a) J     s' = sigma'(a) s + sigma''(a) sum_k w_k J_k^2
+    linear   J' = J W^T            v' = v W
+    sigma    J' = sigma'(a) J      v' = sigma'(a) v
 
-Tangents that are the same at every point stay (c, w) until the first activation, so a first layer
-costs them nothing. The activation costs them nothing either: sigma'(a) J_k W^T for all k is the product
-of sigma'(a), (N, w), with the matrices diag(J_k) W^T side by side.
+    sum_k w_k u_kk = sum_l v . sigma''(a) sum_k w_k J_k^2
+
+A forward Laplacian (collapsed Taylor mode; arXiv 2307.08214) carries the right-hand side's terms forward in place of v.
+Pulled back they cost the same, one more product per layer, and every first derivative comes with them: u_t and the
+directions of a product rule need no tangents of their own.
+
+Tangents that are the same at every point stay (q, w) until the first activation, so a first layer costs them nothing.
+The activation costs them nothing either: sigma'(a) J_k W^T for all k is the product of sigma'(a), (N, w), with the
+matrices diag(J_k) W^T side by side. After the last activation nobody asks for them.
 
 First-layer compression. After W1 the tangents J (r, w) of a Laplacian may be replaced by Q^T J, Q
 orthonormal and spanning J: at most w tangents in any dimension, exactly, since only sums of squares
@@ -18,37 +24,41 @@ enters as a square. `_Project` says how a second derivative is kept exact.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lissome.calculus.carry import ALL, carry, squares
+from lissome.calculus.carry import carry, spread, squares
 from lissome.calculus.nested import Derivatives
-from lissome.calculus.rules import Bend, Translation, bend
+from lissome.calculus.rules import Translation, bend
 
 Weights = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Unit tangents that enter; the first `squared` of them feed the second-order parts."""
+    """Unit tangents that enter, and how their squares add up."""
 
     coordinates: tuple[int, ...]
     scales: tuple[float, ...]
-    squared: int
-    signs: Weights  # (m, q): how the squares of the q leading tangents add up
-    asked: tuple[tuple[int, float], ...]  # per entry of `first`: which tangent holds it, and times what
-    run: bool  # whether the coordinates are neighbours in rising order
+    signs: Weights  # (m, q)
     unit: bool  # whether all scales are 1
 
 
-def plan(first: tuple[int, ...], second: Weights, *, share: bool) -> Seeds:
-    """Choose the tangents; `share` lets `first` read those of `second` (not when they are to be compressed)."""
+@dataclass(frozen=True)
+class _Bent:
+    """What an activation leaves for the way back: (N, w), (N, w), and squares (N or 1, m, w) if any are asked."""
+
+    slope: Tensor
+    curvature: Tensor
+    squared: Tensor | None
+
+
+def plan(second: Weights) -> Seeds:
+    """Choose the tangents."""
     used = [i for i in range(len(second[0]))] if second else []
     used = [i for i in used if any(row[i] for row in second)]
     if len(second) == 1:
@@ -59,21 +69,18 @@ def plan(first: tuple[int, ...], second: Weights, *, share: bool) -> Seeds:
     else:
         scales = [1.0] * len(used)
         signs = tuple(tuple(row[i] for i in used) for row in second)
-    coordinates = list(used)
-    place = {i: k for k, i in enumerate(used)} if share else {}
-    for i in first:
-        if i not in place:
-            place[i] = len(coordinates)
-            coordinates.append(i)
-            scales.append(1.0)
-    asked = tuple((place[i], 1 / scales[place[i]]) for i in first)
-    run = all(b == a + 1 for a, b in itertools.pairwise(coordinates))
-    unit = all(scale == 1.0 for scale in scales)
-    return Seeds(tuple(coordinates), tuple(scales), len(used), signs, asked, run, unit)
+    return Seeds(tuple(used), tuple(scales), signs, all(scale == 1.0 for scale in scales))
 
 
 def one_pass(
-    chain: list[nn.Module], z: Tensor, seeds: Seeds, along: Tensor | None, extra: Tensor | None, *, compress: bool
+    chain: list[nn.Module],
+    z: Tensor,
+    seeds: Seeds,
+    first: tuple[int, ...],
+    along: Tensor | None,
+    extra: Tensor | None = None,
+    *,
+    compress: bool = False,
 ) -> Derivatives:
     """Run the chain at points z (N, D).
 
@@ -81,140 +88,116 @@ def one_pass(
         chain: translations, linear maps and activations.
         z: points.
         seeds: the constant tangents.
+        first: coordinates of the wanted first derivatives.
         along: first-order directions per point, (a, N, D).
         extra: directions per point (q, N, D) whose squares `seeds.signs` speaks of, where `seeds` has none of its own.
-        compress: shrink the squared tangents after the first linear map.
+        compress: shrink the tangents after the first linear map.
     """
-    state = _State(z, seeds, along, extra)
+    tangents = _Tangents(seeds, extra) if any(seeds.signs) else None
+    value, steps = z, []
     rules = [bend(module) for module in chain]
     last = max([-1, *(i for i, rule in enumerate(rules) if rule is not None)])
     for i, (module, rule) in enumerate(zip(chain, rules, strict=True)):
         if rule is not None:
-            state.bend(rule, last=i == last)
+            width = value.shape[1]
+            value, slope, curvature = rule(value)  # (N, w) each
+            steps.append(_Bent(slope, curvature, tangents and tangents.bend(slope, width, last=i == last)))
         elif isinstance(module, Translation):
-            state.value = module.translate(state.value)
+            value = module.translate(value)
         else:
             assert isinstance(module, nn.Linear)
-            state.linear(module.weight, module.bias, compress)
-    return state.result()
+            value = F.linear(value, module.weight, module.bias)
+            if tangents is not None:
+                tangents.linear(module.weight, compress)
+            steps.append(module.weight)
+    firsts, second, alongs = _pull(steps, value, first, along, len(seeds.signs))
+    return Derivatives(value.reshape(len(z)), firsts, second, alongs)
 
 
-class _State:
-    """One moment of the pass: value, tangents and second-order parts, each as small as it still can be.
+def _pull(
+    steps: list[Tensor | _Bent], value: Tensor, first: tuple[int, ...], along: Tensor | None, m: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pull the gradient back from the values (N, 1); return first (k, N), second (m, N) and along (a, N)."""
+    n = len(value)
+    second = value.new_zeros(n, m)
+    pulled = value.new_ones(1, 1)  # (1 or N, w)
+    head = steps[0] if steps and isinstance(steps[0], Tensor) else None  # whose columns may be many and few be asked
+    for step in reversed(steps[head is not None :]):
+        if isinstance(step, Tensor):
+            pulled = pulled @ step
+            continue
+        if step.squared is not None:
+            second = second + ((pulled * step.curvature)[:, None] * step.squared).sum(2)  # (N, m)
+        pulled = pulled * step.slope
+    if along is not None:
+        gradient = pulled if head is None else pulled @ head  # (1 or N, D)
+        firsts, alongs = gradient[:, list(first)], (gradient * along).sum(2)
+    else:
+        firsts = pulled[:, list(first)] if head is None else pulled @ _picked(head, first)  # (1 or N, k)
+        alongs = value.new_zeros(0, n)
+    return firsts.expand(n, -1).t(), second.t(), alongs
 
-    Tangents stand in the order constant, moving. The constant ones are (c, w) up to the first activation; it
-    multiplies them by a slope (N, w), and the product is left open for the linear map that follows. The last
-    activation drops the tangents that are not asked for: their squares are all that was wanted of them.
+
+class _Tangents:
+    """Tangents as small as they still can be.
+
+    Unit vectors; constants (q, w) from the first linear map on; from the first activation on their product with a slope
+    (N, w), left open for the linear map that follows; then (N, q, w).
     """
 
-    def __init__(self, z: Tensor, seeds: Seeds, along: Tensor | None, extra: Tensor | None):
-        self.value = z  # (N, w)
-        self.seeds: Seeds | None = seeds  # unit tangents not yet written out
-        self.constant: Tensor | None = None  # (c, w)
-        self.slope: Tensor | None = None  # (N, w), from the first activation on
-        given = [t for t in (extra, along) if t is not None]
-        self.moving = torch.cat(given).transpose(0, 1) if given else None  # (N, b, w)
-        self.tangents: Tensor | None = None  # (N, c + b, w), once the product is formed
-        self.second: Tensor | None = None  # (N, m, w), from the first activation on
-        self.signs = seeds.signs  # (m, q)
-        self.start = 0 if extra is None else len(seeds.coordinates)  # where the squared tangents begin
-        self.squares_move = extra is not None
-        self.asked = seeds.asked
-        self.along = 0 if along is None else len(along)
-        self.weights: Tensor | None = None  # the signs as a tensor, where they are not all 1
+    def __init__(self, seeds: Seeds, extra: Tensor | None):
+        self.seeds, self.signs = seeds, seeds.signs
+        self.constant: Tensor | None = None  # (q, w)
+        self.slope: Tensor | None = None  # (N, w)
+        self.moving = None if extra is None else extra.transpose(0, 1)  # (N, q, w)
 
-    def linear(self, weight: Tensor, bias: Tensor | None, compress: bool) -> None:
-        self.value = F.linear(self.value, weight, bias)
-        if self.second is not None:
-            self.second = F.linear(self.second, weight)
+    def linear(self, weight: Tensor, compress: bool) -> None:
         if self.moving is not None:
-            self.moving = F.linear(self.moving, weight)
-        if self.tangents is not None:
-            self.tangents = F.linear(self.tangents, weight)
-        elif self.slope is not None:
-            self._close(_product(self.slope, self._written(), weight))
-        elif self.seeds is not None and self.constant is None:
+            self.moving = spread(self.moving, weight)
+        elif self.constant is None:
             self.constant = _columns(weight, self.seeds)
             if compress:
-                self._compress(len(self.signs[0]))
+                self._compress()
+        elif self.slope is not None:
+            self.moving, self.slope = _product(self.slope, self.constant, weight), None
         else:
-            self.constant = F.linear(self._written(), weight)
+            self.constant = F.linear(self.constant, weight)
 
-    def bend(self, rule: Callable[[Tensor], Bend], *, last: bool) -> None:
-        if self.slope is not None and self.tangents is None:
-            self._close(self.slope[:, None] * self._written())
-        self.value, slope, curvature = rule(self.value)  # (N, w) each
-        if self.tangents is None:
-            self._begin(slope, curvature)
-            return
-        keep = self._drop() if last else ALL
-        if self.second is None:
-            self.tangents = slope[:, None] * self.tangents[:, keep]
-        else:
-            part = slice(self.start, self.start + len(self.signs[0]))
-            self.tangents, self.second = carry(slope, curvature, self.tangents, self.second, self.weights, part, keep)
+    def bend(self, slope: Tensor, width: int, *, last: bool) -> Tensor:
+        """Go through an activation of so many inputs and return the sums of squares before it, (N or 1, m, w)."""
+        weights = _weights(self.signs, slope)
+        if self.slope is not None:
+            assert self.constant is not None
+            self.moving, self.slope = self.slope[:, None] * self.constant, None
+        if self.moving is None:
+            if self.constant is None:
+                self.constant = _columns(torch.eye(width).to(slope), self.seeds)
+            self.slope = slope
+            return squares(self.constant[None], weights)
+        if last:
+            return squares(self.moving, weights)
+        self.moving, squared = carry(slope, self.moving, weights)
+        return squared
 
-    def result(self) -> Derivatives:
-        n, m = len(self.value), len(self.signs)
-        if self.tangents is None:
-            slope = torch.ones_like(self.value) if self.slope is None else self.slope
-            self._close(slope[:, None] * self._written())
-        assert self.tangents is not None
-        rows = self.tangents.flatten(1).t()  # (k, N)
-        # a map without activation has no curvature
-        second = rows.new_zeros(m, n) if self.second is None else self.second.reshape(n, m).t()
-        firsts = [rows[k] * factor for k, factor in self.asked]
-        first = torch.stack(firsts) if firsts else rows[:0]
-        return Derivatives(self.value.reshape(n), first, second, rows[len(rows) - self.along :])
-
-    def _begin(self, slope: Tensor, curvature: Tensor) -> None:
-        """Pass the first activation: constant tangents have the same squares at every point."""
-        self.slope = slope
-        if self.signs:
-            self.weights = _weights(self.signs, slope)
-            rows = self.moving if self.squares_move else self._written()[None]
-            assert rows is not None
-            squared = squares(rows[:, : len(self.signs[0])], self.weights)  # (N or 1, m, w)
-            self.second = curvature[:, None] * squared
-        if self.moving is not None:
-            self.moving = slope[:, None] * self.moving
-
-    def _drop(self) -> slice:
-        """Return the shortest run of tangents that holds all that are asked for, and count from its start."""
-        assert self.tangents is not None
-        rows, end = [k for k, _ in self.asked], self.tangents.shape[1]
-        start = min([*rows, end - self.along])
-        stop = end if self.along or not rows else max(rows) + 1
-        self.asked = tuple((k - start, factor) for k, factor in self.asked)
-        return slice(start, stop)
-
-    def _close(self, constant: Tensor) -> None:
-        """Put the constant tangents, now (N, c, w), and the moving ones together."""
-        self.tangents = constant if self.moving is None else torch.cat([constant, self.moving], 1)
-        self.moving = None
-
-    def _written(self) -> Tensor:
-        """Return constant tangents (c, w), writing unit vectors out where they still are indices."""
-        if self.constant is None:
-            assert self.seeds is not None
-            self.constant = _columns(torch.eye(self.value.shape[1]).to(self.value), self.seeds)
-        return self.constant
-
-    def _compress(self, q: int) -> None:
+    def _compress(self) -> None:
         assert self.constant is not None
-        split = self.signs[0].index(-1.0) if -1.0 in self.signs[0] else q
-        groups = [compressed(group) for group in (self.constant[:split], self.constant[split:q])]
-        fewer = q - sum(map(len, groups))
-        self.asked = tuple((k - fewer if k >= q else k, factor) for k, factor in self.asked)
+        signs = self.signs[0]
+        split = signs.index(-1.0) if -1.0 in signs else len(signs)
+        groups = [compressed(group) for group in (self.constant[:split], self.constant[split:])]
         self.signs = ((1.0,) * len(groups[0]) + (-1.0,) * len(groups[1]),)
-        self.constant = torch.cat([*groups, self.constant[q:]])
+        self.constant = torch.cat(groups)
+
+
+def _picked(weight: Tensor, places: tuple[int, ...]) -> Tensor:
+    """Return columns (w, k); of neighbours a view, since in 10,000 dimensions a copy costs as much as the layer."""
+    start = places[0] if places else 0
+    neighbours = places == tuple(range(start, start + len(places)))
+    return weight[:, start : start + len(places)] if neighbours else weight[:, list(places)]
 
 
 def _columns(weight: Tensor, seeds: Seeds) -> Tensor:
-    """Return the images (c, w) of scaled unit vectors."""
-    places, columns = seeds.coordinates, weight.t()
-    # neighbours are a view: in 10,000 dimensions a copy costs as much as the layer
-    images = columns[places[0] : places[-1] + 1] if seeds.run and places else columns[list(places)]
+    """Return the images (q, w) of scaled unit vectors."""
+    images = _picked(weight, seeds.coordinates).t()
     return images if seeds.unit else images * images.new_tensor(seeds.scales)[:, None]
 
 
