@@ -29,4 +29,4 @@ def test_other_systems_are_left_alone(monkeypatch):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_used_again_without_page_faults():
     out = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    assert int(out.stdout) < 1024
+    assert int(out.stdout) < 3 * 1024  # of 20,480 otherwise
