@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 import lissome
 from lissome._errors import Interrupted, LissomeError, UsageError
@@ -49,12 +48,7 @@ def families(as_json: Json = False) -> None:
     rows = lissome.recipes.list_families()
     if as_json:
         return _print_json(rows)
-    table = Table(title="Families", caption="near, middle and far are the usual targets of the first parameter")
-    for column in ("family", "equation", "dimension", "parameters", "near", "middle", "far"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    Console().print(lissome.report.families(rows))
 
 
 @pde.command()

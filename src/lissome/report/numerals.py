@@ -37,12 +37,12 @@ def count(value: float | None) -> str:
 def seconds(value: float | None) -> str:
     """Write seconds without their unit: two digits below ten, whole numbers above.
 
-    >>> [seconds(x) for x in (0.0123, 0.85, 8.46, 41.2, 4321.0)]
-    ['0.012', '0.85', '8.5', '41', '4,321']
+    >>> [seconds(x) for x in (0.0123, 0.2, 8.46, 41.2, 4321.0)]
+    ['0.012', '0.20', '8.5', '41', '4,321']
     """
     if value is None:
         return ABSENT
-    return count(value) if value >= 9.95 or value == 0 else f"{value:.2g}"
+    return count(value) if value >= 9.95 or value == 0 else f"{value:#.2g}"
 
 
 def share(part: float | None, whole: float | None) -> str:

@@ -43,6 +43,8 @@ def heading(row: Row) -> str:
 def lead(run: Run, row: Row) -> str:
     """Say in one sentence what came out."""
     error = finite(row, "error")
+    if run.finished and "error" not in row:
+        return f"No solution is known, so no error; the fresh loss is {quantity(finite(row, 'fresh'))}."
     if error is None:
         return (
             "There is no evaluation with a finite error yet."

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
+from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from lissome.report.drawing import Style, themed
-from lissome.report.numerals import count, quantity, seconds, setting, share
+from lissome.report.numerals import ABSENT, count, quantity, seconds, setting, share
 from lissome.report.read import Row, finite
 
 COLUMNS = (
@@ -25,6 +27,7 @@ COLUMNS = (
     "fresh loss",
     "vs best",
 )
+SHORT = ("equation", "method", "numbers", "of all", "seconds", "error", "train", "fresh", "vs best")  # 80 columns wide
 MEASURES = ("trained", "total", "seconds", "error", "loss", "fresh")
 LEVEL = 1.05  # errors closer than this factor are called level
 
@@ -46,6 +49,7 @@ class Line:
     highest: float | None
     factor: float | None
     best: bool
+    known: bool  # whether there is a solution to be told an error from
     finished: bool
     runs: tuple[int, ...]
     link: str
@@ -56,8 +60,13 @@ class Line:
         if not self.finished:
             return "running"
         if self.error is None:
-            return "failed"
+            return "failed" if self.known else ABSENT
         return "best" if self.best else f"{quantity(self.factor)}×"
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Seconds, error, train loss and fresh loss, as written."""
+        return (seconds(self.seconds), quantity(self.error), quantity(self.loss), quantity(self.fresh))
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -65,8 +74,14 @@ class Line:
         part = share(self.trained, self.total)
         trained = f"{count(self.trained)} ({part})" if part else count(self.trained)
         label = self.label if len(self.runs) == 1 else f"{self.label} (median of {len(self.runs)})"
-        numbers = (quantity(self.error), quantity(self.loss), quantity(self.fresh))
-        return (self.parameter, label, trained, seconds(self.seconds), *numbers, self.standing)
+        return (self.parameter, label, trained, *self.figures, self.standing)
+
+    @property
+    def short(self) -> tuple[str, ...]:
+        """The cells, in the order of SHORT."""
+        label = self.label if len(self.runs) == 1 else f"{self.label} ×{len(self.runs)}"
+        part = share(self.trained, self.total)
+        return (self.parameter, label, count(self.trained), part, *self.figures, self.standing)
 
 
 def order(value: object) -> tuple[int, float, str]:
@@ -181,6 +196,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
                     highest=max(errors, default=None),
                     factor=1.0 if best else factor,
                     best=best,
+                    known=any("error" in rows[index] for index in group),
                     finished=finished,
                     runs=tuple(group),
                     link=str(row.get("link") or ""),
@@ -194,7 +210,8 @@ def verdict(part: Sequence[Line]) -> str:
     where = f"for {part[0].parameter}, "
     legal = [line for line in part if line.finished and line.error is not None]
     if not legal:
-        return where + "no finished run has an error to compare."
+        known = any(line.known for line in part)
+        return where + f"no {'finished run' if known else 'solution is known, so no run'} has an error to compare."
     first, rest = legal[0], legal[1:]
     trained = count(first.trained)
     if first.total:
@@ -215,7 +232,9 @@ def verdict(part: Sequence[Line]) -> str:
             distance = f"{quantity(factor)} times below the next ({rest[0].label})"
         text = f"{first.label} is best: {', '.join([error, distance, *([' '.join(means)] if means else [])])}"
     left = [
-        f"{line.label} {'has not finished' if not line.finished else 'failed'}" for line in part if line not in legal
+        f"{line.label} {'has not finished' if not line.finished else 'failed' if line.known else 'has no known error'}"
+        for line in part
+        if line not in legal
     ]
     return f"{where}{text}{'; ' + ', '.join(left) if left else ''}."
 
@@ -233,22 +252,45 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     return [verdict(part) for part in parts(lines(rows))]
 
 
-def terminal(rows: Sequence[Row]) -> Table:
-    """Return the table for the terminal, its verdicts below it.
+def column(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Return a head and cells for the names of equations: a parameter that all share goes to the head.
+
+    >>> column(["c = 0.5", "c = 2"]), column(["heat", "wave"])
+    (('c', ['0.5', '2']), ('equation', ['heat', 'wave']))
+    """
+    cut = [name.partition(" = ") for name in names]
+    if len({head for head, _, _ in cut}) == 1 and all(value and "=" not in value for _, _, value in cut):
+        return cut[0][0], [value for _, _, value in cut]
+    return SHORT[0], list(names)
+
+
+def terminal(rows: Sequence[Row]) -> Group:
+    """Return the table for the terminal, its verdicts below it where there is something to judge.
+
+    Numbers never wrap; where the terminal is too narrow, names wrap between their words.
 
     Args:
         rows: summaries of runs, as in `comparison.json`.
     """
-    found = lines(rows)
-    table = Table(caption=Text("\n".join(verdicts(rows))), caption_justify="left", caption_style="default")
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in COLUMNS[:2] else "right", overflow="fold")
-    for part in parts(found):
+    found = parts(lines(rows))
+    judged = any(len(part) > 1 for part in found)
+    head, names = column([part[0].parameter for part in found])
+    heads = (head, *SHORT[1:]) if judged else (head, *SHORT[1:-1])
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    words = [[head, *names], [SHORT[1], *(line.short[1] for part in found for line in part)]]
+    for text, cells in zip(heads, words, strict=False):
+        table.add_column(text, min_width=max(len(word) for cell in cells for word in cell.split()))
+    for text in heads[2:]:
+        table.add_column(text, justify="right", no_wrap=True)
+    for name, part in zip(names, found, strict=True):
         for number, line in enumerate(part):
-            texts = (line.parameter if number == 0 else "", *line.texts[1:])
-            style = "bold" if line.best else "dim" if line.error is None or not line.finished else ""
+            texts = (name if number == 0 else "", *line.short[1 : len(heads)])
+            style = "bold" if line.best and judged else "dim" if line.error is None or not line.finished else ""
             table.add_row(*(Text(text) for text in texts), style=style, end_section=number == len(part) - 1)
-    return table
+    told = [verdict(part) for part in found] if judged else []
+    seeds = sorted({len(line.runs) for part in found for line in part} - {1})
+    told += [f"×{number} is the median of {number} seeds." for number in seeds]
+    return Group(table, *(Text(text[0].upper() + text[1:]) for text in told))
 
 
 def table_html(rows: Sequence[Row], styles: dict[str, Style]) -> str:
