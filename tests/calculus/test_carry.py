@@ -5,7 +5,7 @@ import torch
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 
 from lissome.calculus import derivatives
-from lissome.calculus.carry import carry, spread
+from lissome.calculus.carry import _lines, _rows, carry, spread
 from lissome.models import MLP
 
 SIGNS = [None, ((1.0, -1.0),), ((0.5, 0.0), (-2.0, 1.0))]
@@ -26,11 +26,12 @@ def test_values_and_gradients_are_those_of_the_lines(signs):
     tensors, weights = inputs(signs)
     seeds = [torch.randn_like(out) for out in plain(*tensors, weights)]
     kept = []
-    for function in (carry, plain):
+    for function in (plain, carry, _rows, _lines):
         outs = function(*tensors, weights)
         kept.append([*outs, *torch.autograd.grad(outs, tensors, seeds)])
-    for mine, truth in zip(*kept, strict=True):
-        torch.testing.assert_close(mine, truth, rtol=1e-12, atol=1e-12)
+    for truth, *mine in zip(*kept, strict=True):
+        for found in mine:
+            torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("signs", SIGNS)
