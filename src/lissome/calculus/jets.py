@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from lissome._errors import UsageError, unknown
+from lissome.calculus.carry import Weights
 from lissome.calculus.nested import Derivatives, nested
-from lissome.calculus.onepass import Seeds, Weights, one_pass, plan
+from lissome.calculus.onepass import Seeds, one_pass, plan
 from lissome.calculus.rules import chain_of, first_width
 
 MODES = ("auto", "one-pass", "compressed", "nested", "stochastic")

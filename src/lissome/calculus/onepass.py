@@ -31,11 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lissome.calculus.carry import carry, spread, squares
+from lissome.calculus.carry import Weights, carry, spread, squares
 from lissome.calculus.nested import Derivatives
 from lissome.calculus.rules import Translation, bend
-
-Weights = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,6 @@ class _Tangents:
 
     def bend(self, slope: Tensor, width: int, *, last: bool) -> Tensor:
         """Go through an activation of so many inputs and return the sums of squares before it, (N or 1, m, w)."""
-        weights = _weights(self.signs, slope)
         if self.slope is not None:
             assert self.constant is not None
             self.moving, self.slope = self.slope[:, None] * self.constant, None
@@ -173,10 +170,10 @@ class _Tangents:
             if self.constant is None:
                 self.constant = _columns(torch.eye(width).to(slope), self.seeds)
             self.slope = slope
-            return squares(self.constant[None], weights)
+            return squares(self.constant[None], self.signs)
         if last:
-            return squares(self.moving, weights)
-        self.moving, squared = carry(slope, self.moving, weights)
+            return squares(self.moving, self.signs)
+        self.moving, squared = carry(slope, self.moving, self.signs)
         return squared
 
     def _compress(self) -> None:
@@ -207,12 +204,6 @@ def _product(slope: Tensor, constant: Tensor, weight: Tensor) -> Tensor:
         return F.linear(slope[:, None] * constant, weight)
     maps = constant.t()[:, :, None] * weight.t()[:, None]  # (w, c, w')
     return (slope @ maps.flatten(1)).unflatten(1, maps.shape[1:])
-
-
-def _weights(signs: Weights, like: Tensor) -> Tensor | None:
-    """Return the weights of the squares (m, q), or None for one row of ones."""
-    plain = len(signs) == 1 and all(sign == 1.0 for sign in signs[0])
-    return None if plain else like.new_tensor(signs)
 
 
 class _Project(torch.autograd.Function):
