@@ -100,3 +100,18 @@ def test_mixed_precision_gives_gradients_in_the_parameters_own():
         loss = out.second.float().square().mean() + out.value.float().square().mean()
     loss.backward()
     assert all(p.grad.dtype == torch.float32 and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def test_nested_derivatives_go_through_torch_func_too():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 1)).double()
+    z = torch.randn(4, 2, dtype=torch.float64)
+    start = {name: p.detach() for name, p in net.named_parameters()}
+
+    def loss(parameters):
+        found = derivatives(lambda z: functional_call(net, parameters, (z,)), z, (0,), ((1.0, 1.0),))
+        return (found.second[0] + found.first[0]).square().sum()
+
+    live = {name: p.clone().requires_grad_() for name, p in start.items()}
+    truth = torch.autograd.grad(loss(live), list(live.values()), allow_unused=True, materialize_grads=True)
+    for mine, other in zip(grad(loss)(start).values(), truth, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-10)

@@ -27,25 +27,23 @@ def nested(
     along: Tensor | None = None,
 ) -> Derivatives:
     """Return what `jets.derivatives` returns, by one reverse pass for the gradient and one per second derivative."""
-    graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        z = z if z.requires_grad else z.detach().requires_grad_()
-        value = u(z).reshape(len(z))  # (N,)
-        gradient = _gradient(value, z)  # (N, D)
-        used = sorted({i for row in second for i, weight in enumerate(row) if weight})
-        curvature = {i: _gradient(gradient[:, i], z)[:, i] for i in used}  # (N,) each
-    zeros = value.new_zeros(len(z))
+
+    def total(z: Tensor) -> tuple[Tensor, Tensor]:
+        value = u(z).reshape(len(z))
+        return value.sum(), value
+
+    # functions of functions, so that the result may itself be differentiated by torch.func
+    gradient, pull, value = torch.func.vjp(torch.func.grad(total, has_aux=True), z, has_aux=True)  # type: ignore[misc]
+    curvature = {}
+    for i in sorted({i for row in second for i, weight in enumerate(row) if weight}):
+        unit = torch.zeros_like(z)
+        unit[:, i] = 1
+        curvature[i] = pull(unit)[0][:, i]  # (N,)
+    zeros = torch.zeros_like(value)
     firsts = [gradient[:, i] for i in first]
-    seconds = [sum((row[i] * curvature[i] for i in used if row[i]), zeros) for row in second]
+    seconds = [sum((row[i] * bend for i, bend in curvature.items() if row[i]), zeros) for row in second]
     alongs = [(direction * gradient).sum(1) for direction in along] if along is not None else []
-    parts = [value, _stack(firsts, value), _stack(seconds, value), _stack(alongs, value)]
-    return Derivatives(*(parts if graph else [part.detach() for part in parts]))
-
-
-def _gradient(value: Tensor, z: Tensor) -> Tensor:
-    if not value.requires_grad:  # u does not depend on z at all, or no longer
-        return torch.zeros_like(z)
-    return torch.autograd.grad(value.sum(), z, create_graph=True, allow_unused=True, materialize_grads=True)[0]
+    return Derivatives(value, _stack(firsts, value), _stack(seconds, value), _stack(alongs, value))
 
 
 def _stack(rows: list[Tensor], like: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lissome._errors import UsageError
 from lissome.calculus import Derivatives
+from lissome.calculus.nested import nested
 
 OPAQUE = "its values cannot be differentiated: write it in torch functions of p, outside torch.no_grad"
 CHUNK = 8192  # points of a formula differentiated at once
@@ -231,33 +232,15 @@ def closed_form(
 
     with torch.no_grad():
         if not radial or points.x.shape[1] == 1:
-            return _reverse(formula, points.z.detach(), first, second, along)
+            return nested(formula, points.z.detach(), first, second, along)
         return _radial(formula, points, first, second, along)
-
-
-def _reverse(formula: Callable[[Tensor], Tensor], z: Tensor, first, second, along) -> Derivatives:
-    def total(z: Tensor) -> tuple[Tensor, Tensor]:
-        value = formula(z)
-        return value.sum(), value
-
-    gradient, pull, value = torch.func.vjp(torch.func.grad(total, has_aux=True), z, has_aux=True)  # type: ignore[misc]
-    curvature = {}
-    for i in {i for row in second for i, weight in enumerate(row) if weight}:
-        unit = torch.zeros_like(z)
-        unit[:, i] = 1
-        curvature[i] = pull(unit)[0][:, i]
-    seconds = [sum((row[i] * bend for i, bend in curvature.items()), torch.zeros_like(value)) for row in second]
-    alongs = [(direction * gradient).sum(1) for direction in along] if along is not None else []
-    empty = value.new_zeros(0, len(value))
-    rows = [gradient[:, i] for i in first], seconds, alongs
-    return Derivatives(value, *(torch.stack(part) if part else empty for part in rows))
 
 
 def _radial(formula: Callable[[Tensor], Tensor], points: Points, first, second, along) -> Derivatives:
     timed, x, r = points.timed, points.x.detach(), points.r.detach()
     flat = torch.cat([points.z[:, :1].detach(), r[:, None]], 1) if timed else r[:, None]  # (N, 1 or 2)
     rows = ((1.0, 0.0), (0.0, 1.0)) if timed else ((1.0,),)
-    found = _reverse(formula, flat, tuple(range(len(rows))), rows, None)
+    found = nested(formula, flat, tuple(range(len(rows))), rows, None)
     ur, urr = found.first[-1], found.second[-1]  # (N,)
     slope = ur / r
     bend = (urr - slope) / r.square()
