@@ -21,7 +21,7 @@ from lissome.report.table import Line, lines, parts, table_html, verdict
 
 def is_comparison(path: Path) -> bool:
     """Whether a directory holds a comparison and not a run."""
-    return (path / "comparison.json").is_file() and not (path / "settings.yaml").exists()
+    return (path / "comparison.json").is_file()
 
 
 def again(path: Path) -> Path:

@@ -52,6 +52,8 @@ class Run:
                 if isinstance(row.get(key), dict):
                     row[key] = row[key].get("name")
             row["parameters"] = self.settings.get("parameters") or {}
+            if "run" in self.settings:
+                row |= self._adapting()
             latest = self.metrics[-1] if self.metrics else {}
             row |= {"steps" if key == "step" else key: value for key, value in latest.items()}
             row["finished"] = False
@@ -59,6 +61,15 @@ class Run:
             row["seed"] = self.settings["seed"]
         check(row, self.path)
         return row
+
+    def _adapting(self) -> Row:
+        """Return what the settings of an adapted run, and the run it began with, tell of its equation."""
+        base = read_json(Path(str(self.settings["run"])) / "summary.json")
+        row: Row = {key: base[key] for key in ("family", "dimension") if key in base}
+        only = [self.settings.get(key) for key in ("methods", "targets")]
+        method, target = (value[0] if isinstance(value, list) and len(value) == 1 else None for value in only)
+        row |= {"kind": "adapt"} | ({} if method is None else {"method": str(method)})
+        return row | ({"parameters": target} if isinstance(target, dict) else {})
 
 
 def read_run(directory: str | Path) -> Run:
