@@ -35,6 +35,9 @@ Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value, suc
 Steps = Annotated[int | None, typer.Option(help="Training steps.")]
 Seconds = Annotated[float | None, typer.Option(help="Stop after so many seconds.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Trainings at once; as many as there are cores, or 1 on a GPU, if not given.")
+]
 Quick = Annotated[bool, typer.Option("--quick", help="A look in seconds: few steps, few points.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of tables.")]
 Constraint = Annotated[
@@ -80,7 +83,7 @@ def solve(
         "constraint": constraint,
         **_common(steps, seconds, seed, device, dtype, quick),
     }
-    asked = load(SolveSettings, file=settings, given=given, changes=changes or [])
+    asked = load(SolveSettings, file=_file(settings, out, resume), given=given, changes=changes or [])
     _tell([lissome.recipes.solve(asked, out, resume=resume)], out, as_json)
 
 
@@ -98,6 +101,7 @@ def adapt(
     dtype: Dtype = None,
     settings: SettingsFile = None,
     changes: Changes = None,
+    jobs: Jobs = None,
     resume: Resume = False,
     quick: Quick = False,
     as_json: Json = False,
@@ -110,10 +114,10 @@ def adapt(
         "rank": rank,
         **_common(steps, seconds, seed, device, dtype, quick),
     }
-    asked = load(
-        AdaptSettings, file=settings, given=given, changes=changes or [], beneath=inherited(run) if run else None
-    )
-    _tell(lissome.recipes.adapt(asked, out, resume=resume), out, as_json)
+    file = _file(settings, out, resume)
+    beneath = inherited(run, file)
+    asked = load(AdaptSettings, file=file, given=given, changes=changes or [], beneath=beneath)
+    _tell(lissome.recipes.adapt(asked, out, resume=resume, jobs=jobs), out, as_json)
 
 
 @app.command()
@@ -133,9 +137,18 @@ def compare(
 
 
 @app.command()
-def demo(out: Out = Path("demo"), seed: Seed = None, quick: Quick = False, as_json: Json = False) -> None:
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory; one that was begun is gone on with.")] = Path(
+        "demo"
+    ),
+    seed: Seed = None,
+    jobs: Jobs = None,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
     """Solve a 10-dimensional equation, adapt it to three members of its family by four methods, draw the page."""
-    _tell(lissome.recipes.demo(out, seed=seed or 0, quick=quick), out, as_json)
+    rows = lissome.recipes.demo(out, seed=seed or 0, quick=quick, jobs=jobs)
+    _tell(rows, out / "adapted", as_json)
 
 
 def _version(wanted: bool) -> None:
@@ -151,6 +164,12 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+def _file(settings: Path | None, out: Path, resume: bool) -> Path | None:
+    """Return the file of settings to read; a run that is gone on with brings its own."""
+    kept = out / "settings.yaml"
+    return kept if settings is None and resume and kept.is_file() else settings
 
 
 def _common(
@@ -205,7 +224,8 @@ def _guarded(run: Callable[[], Any]) -> int:
         message = getattr(error, "format_message", None)
         if message is None or not hasattr(error, "exit_code"):
             raise
-        return _complain(message(), UsageError.exit_code)
+        text = message()  # empty where the help was printed instead
+        return _complain(text, UsageError.exit_code) if text else UsageError.exit_code
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -7,9 +7,10 @@ _HOMES = {
     "compare": "lissome.recipes.pages",
     "demo": "lissome.recipes.demonstration",
     "list_families": "lissome.recipes.solution",
+    "load": "lissome.recipes.archive",
     "settings": "lissome.recipes.settings",
     "show": "lissome.recipes.pages",
     "solve": "lissome.recipes.solution",
 }
 __getattr__, __dir__ = door(__name__, _HOMES)
-__all__ = ["adapt", "compare", "demo", "list_families", "settings", "show", "solve"]
+__all__ = ["adapt", "compare", "demo", "list_families", "load", "settings", "show", "solve"]

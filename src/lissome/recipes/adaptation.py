@@ -6,106 +6,113 @@ parameters. The others are its baselines, behind the same interface.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lissome import report
-from lissome.adapt import METHODS, Adapted, large, singular_values
-from lissome.adapt import adapt as adapter
-from lissome.pde import Family
+from lissome._errors import Interrupted, LissomeError, RunError
 from lissome.recipes import directory
-from lissome.recipes.settings import AdaptSettings, SolveSettings
-from lissome.recipes.solution import DTYPES, device_of, finish, load_solution, problem_of, run
+from lissome.recipes.cell import Cell, cells
+from lissome.recipes.crew import cores, side_by_side
+from lissome.recipes.settings import AdaptSettings
+from lissome.recipes.training import device_of
+from lissome.report.read import read_json
+
+Summary = dict[str, Any]
 
 
 def adapt(
-    settings: AdaptSettings, out: str | Path, *, resume: bool = False, progress: bool = True
-) -> list[dict[str, Any]]:
+    settings: AdaptSettings,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    jobs: int | None = 1,
+) -> list[Summary]:
     """Adapt a run to each target by each method; write a run directory for each and a page for all.
 
+    With several jobs, cells are trained in processes of their own. These read the calling program again, so a script
+    calls this below `if __name__ == "__main__":`; where no process can be started, one after another is done here.
+    Each cell has its own seed: the order in which cells are done changes nothing.
+
     Args:
-        settings: the solved run, targets, methods, and how to train.
+        settings: the solved or adapted run, targets, methods, and how to train; the run's path is kept in full.
         out: directory of the comparison, not there yet; with `resume`, finished cells are kept.
-        resume: go on where an earlier call stopped.
+        resume: go on where an earlier call stopped; cells that failed are tried again.
         progress: show bars.
+        jobs: how many cells at once; None is as many as this process may use cores, and 1 on a GPU.
 
     Returns:
         One summary per cell, targets in the outer order.
 
     Raises:
         UsageError: the run cannot be read, or an unknown parameter or method; before anything is written.
-        RunError: a cell failed; finished cells are kept.
+        RunError: cells failed; the others are done and kept.
         Interrupted: Ctrl-C; checkpoints are left.
     """
-    out, source = Path(out), Path(settings.run)
-    solution, family, network = load_solution(source)
+    out = Path(out)
+    settings = settings.model_copy(update={"run": str(Path(settings.run).resolve())})
+    found = cells(settings)
     device = device_of(settings.device)
-    cells = [
-        _Cell(settings, solution, family.at(**target), method, network)
-        for target in settings.targets
-        for method in settings.methods
-    ]
-    for cell in cells:
-        cell.adapted()  # what is wrong with a later cell is said now
-    directory.claim(out, settings, resume=resume)
-    places: list[Path] = []
-    for cell in cells:
-        place = out / cell.name
-        if not (resume and (place / "summary.json").is_file()):
-            cell.train(place, device, resume=resume and (place / "checkpoint").exists(), progress=progress)
-        places.append(place)
+    with directory.claimed(out, settings, resume=resume):
+        todo = [cell for cell in found if not cell.finished(out)]
+        if jobs is None:
+            jobs = cores() if device.type == "cpu" else 1
+        jobs = min(jobs, len(todo))
+        try:
+            if not (jobs > 1 and _several(todo, out, jobs, progress)):
+                for cell in todo:
+                    cell.train(out, progress=progress)
+        except LissomeError as error:
+            with contextlib.suppress(LissomeError):  # the first error is the one to tell
+                _compare(found, out)
+            if isinstance(error, Interrupted):
+                raise Interrupted(f"{error}: `lissome pde adapt --resume --out {out}`") from error
+            raise
+    _compare(found, out)
+    summaries = [read_json(out / cell.name / "summary.json") for cell in found]
+    pairs = zip(found, summaries, strict=True)
+    failed = [f"{cell.name} ({summary['failed']})" for cell, summary in pairs if summary.get("failed")]
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(found)} cells failed: {'; '.join(failed)}; "
+            f"the others are done, see {out / 'index.html'}, and --resume tries these again"
+        )
+    return summaries
+
+
+def _several(todo: Sequence[Cell], out: Path, jobs: int, progress: bool) -> bool:
+    """Train cells in processes, below one bar; say whether there could be any."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("cells"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[last]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        auto_refresh=False,
+        disable=not (progress and console.is_terminal),
+    )
+    task = bar.add_task("", total=len(todo), last="")
+
+    def done(cell: Cell, summary: Summary) -> None:
+        error = summary.get("error")
+        said = "failed" if summary.get("failed") else f"error {error:.2e}" if error is not None else "done"
+        bar.update(task, advance=1, last=f"{cell.name} {said}")
+
+    with bar:
+        return side_by_side(todo, out, jobs, done, bar.refresh)
+
+
+def _compare(found: Sequence[Cell], out: Path) -> None:
+    """Draw the page of those cells that have begun."""
+    places = [out / cell.name for cell in found if directory.holds(out / cell.name)]
+    if places:
         report.compare(places, out)
-    return [json.loads((place / "summary.json").read_text(encoding="utf-8")) for place in places]
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """One target and one method."""
-
-    settings: AdaptSettings
-    solution: SolveSettings
-    target: Family
-    method: str
-    network: nn.Module
-
-    @property
-    def name(self) -> str:
-        values = ",".join(f"{key}={value:g}" for key, value in self.target.values.items())
-        return f"{values or self.target.name}/{self.method}"
-
-    def adapted(self) -> Adapted:
-        """Return the network ready to be trained by the method."""
-        options: dict[str, Any] = {}
-        if METHODS[self.method].formed:
-            options = {"rank": self.settings.rank, "small": self.settings.small}
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        return adapter(self.network, self.method, generator=generator, **options)
-
-    def train(self, place: Path, device: torch.device, *, resume: bool, progress: bool) -> None:
-        """Train, and write the run directory."""
-        own = self.settings.model_copy(update={"targets": [self.target.values], "methods": [self.method]})
-        problem = problem_of(self.target, own, self.solution.constraint)
-        adapted = self.adapted()
-        model = problem.wrap(adapted).to(device=device, dtype=DTYPES[own.dtype])
-        before = _spectra(adapted)
-        directory.claim(place, own, resume=resume)
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        result = run(model, problem, trained, own, place, resume=resume, progress=progress)
-        adapted.save(place / "adapter.safetensors")
-        facts = {"kind": "adapt", "method": self.method, "total": adapted.total(), "from": str(self.settings.run)}
-        after = _spectra(adapted)
-        curves = {f"singular/{path}/before": value for path, value in before.items()}
-        curves |= {f"singular/{path}/after": value for path, value in after.items()}
-        finish(place, problem, model, result, own, facts, curves)
-
-
-def _spectra(adapted: Adapted) -> dict[str, Tensor]:
-    """Return the singular values of the large matrices, as they stand."""
-    module = adapted.merged()
-    paths = large(module)
-    return singular_values({path: module.get_parameter(path).detach() for path in paths})

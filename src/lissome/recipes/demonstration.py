@@ -5,17 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lissome.recipes import directory
 from lissome.recipes.adaptation import adapt
-from lissome.recipes.settings import AdaptSettings, SolveSettings, inherited, validate
+from lissome.recipes.settings import AdaptSettings, SolveSettings, inherited, load
 from lissome.recipes.solution import solve
 
 TARGETS = [{"c": 0.5}, {"c": 2.0}, {"c": 5.0}]
 METHODS = ["svd", "lora", "last", "full"]
-SOLVE = {"network": {"width": 64, "depth": 2, "activation": "relu3"}, "training": {"steps": 4000}}
-ADAPT = {"training": {"steps": 1000}}
+SOLVE = {
+    "family": "allen-cahn",
+    "dimension": 10,
+    "parameters": {"c": 0.0},
+    "constraint": "boundary",
+    "network": {"width": 64, "depth": 2, "activation": "gelu"},
+    "points.draw": "mixed",
+    "points.resample": 1,
+    "training": {"rate": 1e-2, "schedule": "cosine", "steps": 2000},
+}
+ADAPT = {"training": {"rate": 1e-2, "schedule": "cosine", "steps": 1000}}
+QUICK = {"training.steps": 40, "training.evaluate": 20, "training.compile": False}
+FEW = {"points.interior": 128, "points.boundary": 32, "points.initial": 32}
 
 
-def demo(out: str | Path, *, seed: int = 0, quick: bool = False, progress: bool = True) -> list[dict[str, Any]]:
+def demo(
+    out: str | Path, *, seed: int = 0, quick: bool = False, progress: bool = True, jobs: int | None = 1
+) -> list[dict[str, Any]]:
     """Solve 10-d Allen-Cahn for c = 0, adapt it to three further c by four methods, and draw the page.
 
     Args:
@@ -23,17 +37,15 @@ def demo(out: str | Path, *, seed: int = 0, quick: bool = False, progress: bool 
         seed: of everything random.
         quick: a look in seconds.
         progress: show bars.
+        jobs: how many adaptations at once, as in `adapt`.
 
     Returns:
         One summary per target and method.
     """
-    out = Path(out)
-    small = {"training": {"steps": 40, "evaluate": 20, "compile": False}} if quick else {}
-    points = {"points": {"interior": 128, "boundary": 32, "initial": 32}} if quick else {}
-    first = validate(SolveSettings, {"family": "allen-cahn", "dimension": 10, "seed": seed} | SOLVE | points | small)
-    start = out / "solved"
-    if not (start / "summary.json").is_file():
-        solve(first, start, resume=(start / "checkpoint").exists(), progress=progress)
-    data = {"run": str(start), "targets": TARGETS, "methods": METHODS, "seed": seed} | inherited(start) | ADAPT | small
-    there = (out / "adapted" / "settings.yaml").is_file()
-    return adapt(validate(AdaptSettings, data), out / "adapted", resume=there, progress=progress)
+    start, adapted = Path(out) / "solved", Path(out) / "adapted"
+    asked = load(SolveSettings, given=SOLVE | {"seed": seed} | (QUICK | FEW if quick else {}))
+    if not directory.finished(start, asked):
+        solve(asked, start, resume=directory.holds(start), progress=progress)
+    given = {"run": str(start), "targets": TARGETS, "methods": METHODS, "seed": seed} | ADAPT | (QUICK if quick else {})
+    settings = load(AdaptSettings, given=given, beneath=inherited(start))
+    return adapt(settings, adapted, resume=directory.holds(adapted), progress=progress, jobs=jobs)

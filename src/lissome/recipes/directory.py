@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +21,119 @@ from torch import Tensor
 from lissome._errors import RunError, UsageError
 from lissome._files import reason, write, write_json
 from lissome._version import __version__
-from lissome.recipes.settings import dump
+from lissome.recipes.settings import dump, load
+from lissome.report.read import read_json, read_text
+
+BUDGET = ("training.steps", "training.seconds")
+OURS = {"settings.yaml", "environment.json", "metrics.jsonl"}
 
 
-def claim(out: Path, settings: BaseModel, *, resume: bool = False) -> None:
-    """Make a directory for a run and write its settings and environment.
+@contextlib.contextmanager
+def claimed(out: Path, settings: BaseModel, *, resume: bool = False) -> Iterator[None]:
+    """Make a directory for a run, with its settings and environment, for what happens inside the `with`.
+
+    If that finds that something was asked wrongly before it kept anything, what was made here is removed again, so
+    that the next try does not hear that the directory exists.
+
+    Args:
+        out: the directory.
+        settings: complete, as they are to be read again.
+        resume: the directory is there, and was begun with these settings; steps and seconds may be others.
 
     Raises:
         UsageError: it exists and holds something; or it is to be resumed and holds no run, or one of other settings.
         RunError: it cannot be written.
     """
-    text = dump(settings)
+    summary, made = out / "summary.json", list[Path]()
+    before = None
     if resume:
-        kept = out / "settings.yaml"
-        if not kept.is_file():
-            raise UsageError(f"'{out}' cannot be resumed: it holds no settings.yaml")
-        if kept.read_text(encoding="utf-8") != text:
-            raise UsageError(f"'{out}' was started with other settings; resume it with --settings {kept} alone")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"'{out}' exists; name another directory by --out, or go on with it by --resume")
+        _check_same(out, settings)
+        before = summary.read_bytes() if summary.is_file() else None
+        summary.unlink(missing_ok=True)  # it would speak of other weights than those of the next checkpoint
+    else:
+        made = _make(out)
+    write(out / "settings.yaml", dump(settings))
+    if not (out / "environment.json").is_file():
+        write_json(out / "environment.json", environment())
     try:
+        yield
+    except UsageError:
+        if not resume:
+            _undo(out, made)
+        elif before is not None:
+            write(summary, before)
+        raise
+
+
+def holds(out: Path) -> bool:
+    """Say whether a run was begun in a directory."""
+    return (out / "settings.yaml").is_file()
+
+
+def finished(out: Path, settings: BaseModel) -> bool:
+    """Say whether a run of just these settings is there to its last file, and has not failed."""
+    summary = read_json(out / "summary.json")
+    return (
+        bool(summary)
+        and not summary.get("failed")
+        and (out / "index.html").is_file()
+        and holds(out)
+        and read_text(out / "settings.yaml") == dump(settings)
+    )
+
+
+def _make(out: Path) -> list[Path]:
+    """Make a directory and those above it; return those that were made, the innermost first."""
+    try:
+        if out.exists() and (not out.is_dir() or _visible(out)):
+            raise UsageError(f"'{out}' exists; name another directory by --out, or go on with it by --resume")
+        made = [place for place in (out, *out.parents) if not place.exists()]
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"'{out}' cannot be made: {reason(error)}") from error
-    write(out / "settings.yaml", text)
-    write_json(out / "environment.json", environment())
+    return made
+
+
+def _undo(out: Path, made: Iterable[Path]) -> None:
+    """Remove what a claim wrote, if nothing else is there, and then the directories that are empty."""
+    if {path.name for path in _visible(out)} <= OURS:
+        for name in OURS:
+            (out / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty, or not ours to remove
+            for place in made:
+                place.rmdir()
+
+
+def _visible(out: Path) -> list[Path]:
+    """Return what is in a directory, without the unfinished files of a writer that was killed."""
+    return [path for path in out.iterdir() if not (path.name.startswith(".") and path.name.endswith(".part"))]
+
+
+def _check_same(out: Path, settings: BaseModel) -> None:
+    kept = out / "settings.yaml"
+    if not kept.is_file():
+        raise UsageError(f"'{out}' cannot be resumed: it holds no settings.yaml")
+    found = difference(load(type(settings), file=kept, given={}).model_dump(), settings.model_dump())
+    if found:
+        raise UsageError(f"'{out}' was started with other settings: {found}; `--resume --out {out}` alone takes them")
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
+    """Name the first setting that differs, but for the budget, which a resumed run may change; else nothing.
+
+    >>> difference({"seed": 1, "training": {"rate": 0.1, "steps": 1}}, {"seed": 1, "training": {"rate": 1, "steps": 2}})
+    "'training.rate' was 0.1 and is 1 now"
+    """
+    for key, value in now.items():
+        name, old = f"{path}{key}", before.get(key)
+        if name in BUDGET or old == value:
+            continue
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and value.keys() == old.keys():
+            if found := difference(old, value, f"{name}."):
+                return found
+        else:
+            return f"'{name}' was {old!r} and is {value!r} now"
+    return ""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

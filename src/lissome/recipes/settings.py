@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -25,7 +26,7 @@ class NetworkSettings(Strict):
 
     width: int = Field(default=64, ge=1, description="neurons of each hidden layer")
     depth: int = Field(default=2, ge=1, description="hidden layers")
-    activation: Literal["tanh", "sin", "gelu", "relu3"] = "tanh"
+    activation: Literal["tanh", "sin", "gelu", "relu3"] = "gelu"
 
 
 class PointSettings(Strict):
@@ -38,17 +39,35 @@ class PointSettings(Strict):
         default=None, description="published, uniform, mixed, sobol or latin; null is the family's"
     )
     resample: int | None = Field(
-        default=10, ge=1, description="new points every so many steps; null keeps the first ones"
+        default=1, ge=1, description="new points every so many steps; null keeps the first ones"
     )
 
 
-class TrainingSettings(Strict):
-    """How the numbers are moved."""
+class GroupSettings(Strict):
+    """Parameters of one name pattern, moved by an optimizer of their own."""
 
+    pattern: str = Field(description="shell pattern on names of trained parameters, such as '*core'")
     optimizer: str = "adam"
-    rate: float = Field(default=2e-3, gt=0, description="learning rate at the start")
+    rate: float | None = Field(default=None, gt=0, description="null is 5e-3 for adam, else the optimizer's default")
+    options: dict[str, Any] = Field(default={}, description="further arguments of the torch optimizer")
+
+
+class PhaseSettings(Strict):
+    """How the numbers are moved, in one part of the training."""
+
+    optimizer: str = Field(default="adam", description="adam, adamw, nadam, radam, rmsprop, adagrad, sgd or lbfgs")
+    rate: float | None = Field(default=None, gt=0, description="null is 5e-3 for adam, else the optimizer's default")
     schedule: Literal["constant", "cosine", "exponential"] = "cosine"
-    steps: int | None = Field(default=4000, ge=0)
+    options: dict[str, Any] = Field(default={}, description="further arguments of the torch optimizer")
+    groups: list[GroupSettings] = Field(default=[], description="parameters that are moved otherwise")
+    share: float = Field(default=1.0, gt=0, description="part of the steps, relative to the other phases")
+
+
+class TrainingSettings(PhaseSettings):
+    """How the numbers are moved; a second optimizer after the first is a phase in `then`."""
+
+    then: list[PhaseSettings] = Field(default=[], description="phases after the first, such as lbfgs")
+    steps: int | None = Field(default=4000, ge=1)
     seconds: float | None = Field(default=None, gt=0, description="stop after so many seconds, whichever comes first")
     evaluate: int = Field(default=100, ge=1, description="evaluate every so many steps")
     checkpoint: int = Field(default=500, ge=1, description="write a checkpoint every so many steps")
@@ -100,10 +119,17 @@ class AdaptSettings(Common):
 S = TypeVar("S", bound=BaseModel)
 
 
-def inherited(run: str | Path) -> dict[str, Any]:
-    """Return what an adaptation takes over from a solved run unless told otherwise: points, weight and dtype."""
-    file = Path(run) / "settings.yaml"
-    data = _read(file) if file.is_file() else {}
+def inherited(run: str | Path | None, file: Path | None = None) -> dict[str, Any]:
+    """Return what an adaptation takes over from a run unless told otherwise: points, weight and dtype.
+
+    Args:
+        run: its directory.
+        file: settings of the adaptation, which may name the run if `run` is None.
+    """
+    if run is None and file is not None:
+        run = _read(file).get("run")
+    kept = Path(str(run)) / "settings.yaml"
+    data = _read(kept) if run is not None and kept.is_file() else {}
     return {key: data[key] for key in ("points", "weight", "dtype") if key in data}
 
 
@@ -127,10 +153,10 @@ def load(
     Raises:
         UsageError: a file that cannot be read, an unknown key, a value of the wrong kind.
     """
-    data = dict(beneath or {}) | (_read(file) if file is not None else {})
+    data = _over(copy.deepcopy(dict(beneath or {})), _read(file) if file is not None else {})
     for key, value in given.items():
         if value is not None:
-            _put(data, key, value)
+            _put(data, key, copy.deepcopy(value))
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or not key:
@@ -195,6 +221,14 @@ def _read(file: Path) -> dict[str, Any]:
     return data
 
 
+def _over(data: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay settings over settings, group by group; return the first, changed."""
+    for key, value in more.items():
+        below = data.get(key)
+        data[key] = _over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return data
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
@@ -210,13 +244,16 @@ def _put(data: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _fields(kind: type[BaseModel], path: tuple[Any, ...]) -> Iterable[str]:
-    """Return the legal keys of the group of settings at a path."""
+    """Return the legal keys of the group of settings at a path; numbers in it count the items of a list."""
     for part in path:
-        field = kind.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        if isinstance(part, int):
+            continue
+        field = kind.model_fields.get(part)
+        inner = [field.annotation, *get_args(field.annotation)] if field else []
+        groups = [each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)]
+        if not groups:
             return ()
-        kind = annotation
+        kind = groups[0]
     return kind.model_fields
 
 

@@ -1,0 +1,122 @@
+"""Trained networks back from their run directories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lissome._errors import UsageError
+from lissome.adapt import Adapted
+from lissome.models import MLP
+from lissome.optim import checkpoint
+from lissome.pde import Family, Problem, load_family
+from lissome.recipes.settings import AdaptSettings, NetworkSettings, SolveSettings
+from lissome.recipes.settings import load as read_settings
+from lissome.recipes.training import DTYPES, problem_of
+from lissome.report.read import read_json, read_text
+from lissome.report.read import read_settings as mapping
+
+ADAPTER = "adapter.safetensors"
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a finished run holds: a family's member, the network that solves it, and how the two are joined."""
+
+    family: Family
+    network: nn.Module
+    constraint: str
+    problem: Problem
+
+
+def load(run: str | Path) -> tuple[Family, nn.Module]:
+    """Return the family's member and the trained model of a finished run, solved or adapted, on the CPU.
+
+    The model maps points z (N, D), with t first where there is time, to u (N, 1), under the run's constraint and in
+    its dtype.
+
+    Raises:
+        UsageError: there is no finished run, or a file of it is missing, damaged or of another network.
+
+    Example:
+        >>> import tempfile
+        >>> from lissome.recipes.settings import SolveSettings, load as settings
+        >>> from lissome.recipes.solution import solve
+        >>> few = {"points.interior": 16, "training.steps": 2, "training.compile": False, "network.width": 4}
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     _ = solve(settings(SolveSettings, given={"family": "poisson"} | few), f"{place}/run")
+        ...     family, model = load(f"{place}/run")
+        >>> family, model(torch.zeros(5, 2)).shape
+        (poisson(dimension=2, c=0, k=1), torch.Size([5, 1]))
+    """
+    solution = load_solution(Path(run))
+    return solution.family, solution.problem.wrap(solution.network).eval()
+
+
+def load_solution(run: Path) -> Solution:
+    """Return what a finished run holds, with the network outside its constraint; adapted weights are merged.
+
+    Raises:
+        UsageError: as `load`.
+    """
+    if not (run / "settings.yaml").is_file():
+        raise UsageError(f"'{run}' holds no run; `lissome pde solve FAMILY --out {run}` makes one")
+    adapted = "run" in mapping(run / "settings.yaml", read_text(run / "settings.yaml"))
+    if not adapted:
+        return _solved(run)
+    settings = read_settings(AdaptSettings, file=run / "settings.yaml", given={})
+    if len(settings.targets) * len(settings.methods) > 1 or any(run.glob("*/*/settings.yaml")):
+        raise UsageError(f"'{run}' is a comparison of adapted runs; name one of them, such as {_cell(run)}")
+    _check_finished(run, "adapt")
+    return _adapted(run, settings)
+
+
+def member(name: str, dimension: int | None, parameters: dict[str, float]) -> Family:
+    """Return one member of a family, by the family's name or file."""
+    return load_family(name)(dimension, **parameters)
+
+
+def build(problem: Problem, settings: NetworkSettings, seed: int) -> nn.Module:
+    """Return a new network for a problem, from a seed."""
+    return MLP(
+        problem.inputs,
+        width=settings.width,
+        depth=settings.depth,
+        activation=settings.activation,
+        offset=problem.offset,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _solved(run: Path) -> Solution:
+    settings = read_settings(SolveSettings, file=run / "settings.yaml", given={})
+    _check_finished(run, "solve")
+    family = member(settings.family, settings.dimension, settings.parameters)
+    problem = problem_of(family, settings, settings.constraint)
+    network = build(problem, settings.network, settings.seed).to(DTYPES[settings.dtype])
+    place = run / "checkpoint"
+    checkpoint.load_weights(problem.wrap(network), checkpoint.read(place).model, str(place))
+    return Solution(family, network, settings.constraint, problem)
+
+
+def _adapted(run: Path, settings: AdaptSettings) -> Solution:
+    base = load_solution(Path(settings.run))
+    family = base.family.at(**settings.targets[0])
+    network = Adapted.load(base.network.to(DTYPES[settings.dtype]), run / ADAPTER).merged()
+    return Solution(family, network, base.constraint, problem_of(family, settings, base.constraint))
+
+
+def _check_finished(run: Path, verb: str) -> None:
+    summary = read_json(run / "summary.json")
+    if not summary:
+        raise UsageError(f"'{run}' has not finished; `lissome pde {verb} --resume --out {run}` goes on")
+    if summary.get("failed"):
+        raise UsageError(f"'{run}' failed: {summary['failed']}")
+
+
+def _cell(run: Path) -> str:
+    found = sorted(run.glob("*/*/summary.json"))
+    return str(found[0].parent) if found else "OUT/c=2/svd"

@@ -1,0 +1,161 @@
+"""One target and one method: the smallest piece of an adaptation, with a run directory of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lissome._errors import RunError, UsageError
+from lissome.adapt import METHODS, Adapted, large, singular_values
+from lissome.adapt import adapt as adapter
+from lissome.optim.journal import read as read_rows
+from lissome.optim.optimizers import build
+from lissome.pde import Family
+from lissome.recipes import directory
+from lissome.recipes.archive import ADAPTER, Solution, load_solution
+from lissome.recipes.settings import AdaptSettings, GroupSettings, PhaseSettings, TrainingSettings
+from lissome.recipes.training import DTYPES, device_of, finish, methods, phases, problem_of, run, told
+
+FAILED_SHOWS = ("steps", "seconds", "loss", "fresh")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One target and one method.
+
+    Attributes:
+        settings: of this cell alone, so that it can be run again by itself.
+        base: what is adapted.
+        target: the member it is adapted to.
+    """
+
+    settings: AdaptSettings
+    base: Solution
+    target: Family
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.settings.methods[0]
+
+    @property
+    def name(self) -> str:
+        """Where the cell lies below the comparison, such as c=2/svd."""
+        values = ",".join(f"{key}={value:g}" for key, value in self.target.values.items())
+        return f"{values or self.target.name}/{self.method}"
+
+    def adapted(self) -> Adapted:
+        """Return the network ready to be trained by the method."""
+        options: dict[str, Any] = {}
+        if METHODS[self.method].formed:
+            options = {"rank": self.settings.rank, "small": self.settings.small}
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        return adapter(self.base.network, self.method, generator=generator, **options)
+
+    def finished(self, out: Path) -> bool:
+        """Say whether the cell is done below `out`, with these settings, and has not failed."""
+        return directory.finished(out / self.name, self.settings)
+
+    def train(
+        self, out: Path, *, progress: bool = False, on_step: Callable[[int, nn.Module], None] | None = None
+    ) -> dict[str, Any]:
+        """Train, from the checkpoint if there is one, write the run directory and return its summary.
+
+        Training that fails is a summary too: `failed` says why, and the error is null.
+        """
+        place, own = out / self.name, self.settings
+        problem = problem_of(self.target, own, self.base.constraint)
+        adapted = self.adapted()
+        model = problem.wrap(adapted).to(device=device_of(own.device), dtype=DTYPES[own.dtype])
+        before = _spectra(adapted)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        facts = {"kind": "adapt", "method": self.method, "total": adapted.total(), "from": own.run}
+        resume = directory.holds(place)
+        try:
+            with directory.claimed(place, own, resume=resume):
+                result = run(model, problem, trained, own, place, resume=resume, progress=progress, on_step=on_step)
+        except RunError as error:
+            return self._fail(place, error, facts | {"trained": adapted.count()})
+        adapted.save(place / ADAPTER)
+        after = _spectra(adapted)
+        curves = {f"singular/{path}/before": value for path, value in before.items()}
+        curves |= {f"singular/{path}/after": value for path, value in after.items()}
+        return finish(place, problem, model, result, own, facts, curves)
+
+    def _fail(self, place: Path, error: RunError, facts: dict[str, Any]) -> dict[str, Any]:
+        if not (place / "metrics.jsonl").is_file():
+            raise error  # it is the disk that fails
+        rows = read_rows(place / "metrics.jsonl")
+        last = {("steps" if key == "step" else key): value for key, value in (rows or [{"step": 0}])[-1].items()}
+        known = {key: last[key] for key in FAILED_SHOWS if key in last}
+        summary = {**facts, **told(self.target, self.settings), **known, "failed": str(error), "error": None}
+        directory.write_json(place / "summary.json", summary)
+        return summary
+
+
+def cells(settings: AdaptSettings) -> list[Cell]:
+    """Return all cells of an adaptation, targets in the outer order, after a look at each.
+
+    Raises:
+        UsageError: the run cannot be read, an unknown parameter, a rank that does not fit, a group of parameters that
+            is nowhere, an option that no method has.
+    """
+    base = load_solution(Path(settings.run))
+    if settings.rank is not None and not any(METHODS[method].formed for method in settings.methods):
+        formed = ", ".join(name for name, method in METHODS.items() if method.formed)
+        raise UsageError(f"rank={settings.rank} has no meaning for {', '.join(settings.methods)}; it is for {formed}")
+    targets = [base.family.at(**target) for target in settings.targets]
+    owns = _owns(settings, base)
+    found = [
+        Cell(own.model_copy(update={"targets": [target.values]}), base, target) for target in targets for own in owns
+    ]
+    return list({cell.name: cell for cell in found}.values())
+
+
+def _owns(settings: AdaptSettings, base: Solution) -> list[AdaptSettings]:
+    """Return the settings of each method alone: with those groups of parameters that it trains."""
+    found, seen = [], dict[str, None]()
+    for method in settings.methods:
+        own = settings.model_copy(update={"methods": [method]})
+        model = base.problem.wrap(Cell(own, base, base.family).adapted())
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        own = own.model_copy(update={"training": _narrowed(settings.training, trained)})
+        for each in methods(own, trained, 1):
+            build(each, trained)  # an unknown optimizer or option is said now
+        seen |= dict.fromkeys(trained)
+        found.append(own)
+    for group in (group for phase in phases(settings.training) for group in phase.groups):
+        if not any(fnmatchcase(name, group.pattern) for name in seen):
+            raise UsageError(
+                f"the pattern '{group.pattern}' of training.groups matches no parameter that is trained; "
+                f"there are: {', '.join(seen)}"
+            )
+    return found
+
+
+def _narrowed(training: TrainingSettings, names: Iterable[str]) -> TrainingSettings:
+    """Leave out the groups for which none of the names is left."""
+
+    def kept(phase: PhaseSettings) -> list[GroupSettings]:
+        left, groups = set(names), []
+        for group in phase.groups:
+            taken = {name for name in left if fnmatchcase(name, group.pattern)}
+            left -= taken
+            groups += [group] if taken else []
+        return groups
+
+    then = [phase.model_copy(update={"groups": kept(phase)}) for phase in training.then]
+    return training.model_copy(update={"groups": kept(training), "then": then})
+
+
+def _spectra(adapted: Adapted) -> dict[str, Tensor]:
+    """Return the singular values of the large matrices, as they stand."""
+    module = adapted.merged()
+    paths = large(module)
+    return singular_values({path: module.get_parameter(path).detach() for path in paths})
