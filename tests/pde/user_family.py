@@ -5,7 +5,7 @@ from lissome.pde import Box, Family, Parameter
 
 class Decay(Family):
     name = "decay"
-    parameters = (Parameter("k", 1.0, near=1.5, middle=3.0, far=10.0, low=0.0),)
+    parameters = (Parameter("k", 1.0, low=0.0),)
     dimensions = 1
 
     def domain(self):

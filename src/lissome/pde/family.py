@@ -23,7 +23,7 @@ class Parameter:
     Args:
         name: how it is written in Python and on the command line.
         default: the member that is solved from scratch.
-        near: a member that adaptation from the default should reach easily.
+        near: a usual target that adaptation from the default should reach easily, if one is known.
         middle: a harder one.
         far: one where adaptation may well lose against training anew.
         low: smallest legal value.
@@ -32,9 +32,9 @@ class Parameter:
 
     name: str
     default: float
-    near: float
-    middle: float
-    far: float
+    near: float | None = None
+    middle: float | None = None
+    far: float | None = None
     low: float = -math.inf
     high: float = math.inf
 
@@ -54,7 +54,7 @@ class Family(ABC):
     >>> class Reaction(Family):
     ...     name = "reaction"
     ...     title = "-Lap u + k u = f on the ball"
-    ...     parameters = (Parameter("k", 1.0, near=2.0, middle=5.0, far=20.0),)
+    ...     parameters = (Parameter("k", 1.0),)
     ...     def domain(self):
     ...         return Ball(self.dimension)
     ...     def operator(self, u, p):
@@ -105,8 +105,9 @@ class Family(ABC):
 
     @classmethod
     def targets(cls) -> dict[str, dict[str, float]]:
-        """Return the near, middle and far members of the first parameter, as parameters to give."""
-        return {label: {p.name: getattr(p, label)} for p in cls.parameters[:1] for label in TARGETS}
+        """Return the near, middle and far members of the first parameter that are known, as parameters to give."""
+        found = {label: (p.name, getattr(p, label)) for p in cls.parameters[:1] for label in TARGETS}
+        return {label: {name: value} for label, (name, value) in found.items() if value is not None}
 
     @property
     def known(self) -> bool:

@@ -17,11 +17,9 @@ def targets(row: Mapping[str, Any]) -> str:
     >>> targets({"near": "nu = 0.2", "middle": "nu = 1", "far": "nu = 9"})
     'targets: nu near 0.2, middle 1, far 9'
     """
-    found = {label: str(row.get(label) or "").partition(" = ") for label in TARGETS}
-    if not all(equals for _, equals, _ in found.values()):
-        return ""
+    found = {label: str(row[label]).partition(" = ") for label in TARGETS if row.get(label)}
     values = ", ".join(f"{label} {value}" for label, (_, _, value) in found.items())
-    return f"targets: {found['near'][0]} {values}"
+    return f"targets: {next(iter(found.values()))[0]} {values}" if found else ""
 
 
 def families(rows: Sequence[Mapping[str, Any]]) -> Table:
