@@ -17,10 +17,10 @@ class Fake:
         self.calls = 0
         self.spoil = spoil
 
-    def __call__(self, loss):
-        def fast(batch):
+    def __call__(self, function):
+        def fast(*arguments):
             self.calls += 1
-            return self.spoil(self.calls, loss(batch)) if self.spoil else loss(batch)
+            return self.spoil(self.calls, function(*arguments)) if self.spoil else function(*arguments)
 
         return fast
 
@@ -82,7 +82,7 @@ def test_a_failure_in_the_middle_goes_on_eagerly(monkeypatch):
 
 
 def test_wrong_numbers_are_refused(monkeypatch):
-    _, result = train(monkeypatch, Fake(lambda call, value: 1.0001 * value), True)
+    _, result = train(monkeypatch, Fake(lambda call, found: (found[0], 1.0001 * found[1])), True)
     assert not result.compiled
     assert result.capture == "eager: the compiled loss differs by more than rounding"
 
@@ -112,6 +112,23 @@ def test_the_choice_is_kept_over_a_resume(monkeypatch, tmp_path):
     _, result = train(monkeypatch, again, False, steps=6, directory=tmp_path, resume=True)
     assert result.compiled
     assert again.calls == 3
+
+
+def test_parameters_that_are_not_asked_for_have_no_gradient():
+    model, objective = network(), Sine()
+    batch = objective.sample(torch.Generator().manual_seed(0), 8)
+    asked = [model.get_parameter(name) for name in ("0.bias", "2.weight")]
+
+    def loss(batch):
+        return objective.loss(model, batch)
+
+    truth, gradients = capture_module.eager(loss)(asked, batch)
+    value, found = capture_module.compiled(model, loss)(asked, batch)
+    assert not value.requires_grad
+    torch.testing.assert_close(value, truth)
+    for mine, other in zip(found, gradients, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-12)
+    assert all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.slow

@@ -203,7 +203,7 @@ def _product(slope: Tensor, constant: Tensor, weight: Tensor) -> Tensor:
     if len(slope) < len(weight):
         return F.linear(slope[:, None] * constant, weight)
     maps = constant.t()[:, :, None] * weight.t()[:, None]  # (w, c, w')
-    return (slope @ maps.flatten(1)).unflatten(1, maps.shape[1:])
+    return spread(slope, maps.flatten(1).t()).unflatten(1, maps.shape[1:])
 
 
 class _Project(torch.autograd.Function):

@@ -15,7 +15,7 @@ from lissome._errors import Interrupted, RunError, UsageError
 from lissome._types import Objective
 from lissome.optim import checkpoint
 from lissome.optim.bar import Bar
-from lissome.optim.capture import Capture, capture
+from lissome.optim.capture import Capture
 from lissome.optim.journal import Journal
 from lissome.optim.machine import Stop, accelerator, begin_trackers, mean, numbers, stoppable
 from lissome.optim.method import Budget, Method, Outcome, Result
@@ -65,7 +65,7 @@ def fit(
         resume: go on from the directory's checkpoint.
         progress: show a bar if the error stream is a terminal.
         precision: no, bf16 or fp16 (mixed precision by Accelerate).
-        compile: capture the loss by torch.compile: True, False, or "auto" by a short timing trial.
+        compile: capture loss and gradient by torch.compile: True, False, or "auto" by a short timing trial.
         tensorboard: write curves for TensorBoard too (needs `lissome[tensorboard]`).
         on_step: called with the number of steps done and the model after each step.
 
@@ -175,7 +175,7 @@ class _Run:
         self.journal.start()
         self.stepper.enter(self.methods[0])
         self.stepper.draw()
-        self.stepper.capture = capture(self.stepper.loss, self.stepper.batch, self.stepper.active, mode, self.remaining)
+        self.stepper.choose(mode, self.remaining)
         if self.tensorboard:
             begin_trackers(self.machine, 0)
         self.evaluate()
@@ -197,11 +197,10 @@ class _Run:
         self.stepper.enter(self.methods[self.phase])
         self.stepper.restore(state)
         kept = state["capture"]
-        self.stepper.capture = Capture(self.stepper.loss, False, kept["reason"])
         if kept["compiled"]:  # the same choice, or the bits would differ
-            self.stepper.capture = capture(
-                self.stepper.loss, self.stepper.batch, self.stepper.active, True, self.remaining
-            )
+            self.stepper.choose(True, self.remaining)
+        else:
+            self.stepper.capture = Capture(self.stepper.eager, False, kept["reason"])
         self.journal.start(upto=self.step)
         if self.tensorboard:
             begin_trackers(self.machine, self.step + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lissome._errors import UsageError
 from lissome._types import Batch, Objective
-from lissome.optim.capture import Capture, excuse
+from lissome.optim.capture import Capture, capture, eager, excuse
 from lissome.optim.machine import average_gradients, mean
 from lissome.optim.method import Method
 from lissome.optim.optimizers import build
@@ -34,7 +34,9 @@ class Stepper:
         self.several = machine.num_processes > 1
         self.mixed = machine.mixed_precision != "no"
         self.generator = torch.Generator().manual_seed(seed + 1_000_003 * machine.process_index)
-        self.capture = Capture(self.loss, False, "not asked for")
+        scaler = machine.scaler
+        self.eager = eager(self.loss) if scaler is None else eager(self.loss, scaler.scale)
+        self.capture = Capture(self.eager, False, "not asked for")
         self.trace: list[Tensor] = []
 
     def enter(self, method: Method) -> None:
@@ -65,22 +67,24 @@ class Stepper:
         with self.machine.autocast() if self.mixed else contextlib.nullcontext():
             return self.objective.loss(self.model, batch)
 
+    def choose(self, mode: str | bool, remaining: Callable[[float], float]) -> None:
+        """Choose between autograd and a compiled graph; see `capture`."""
+        if self.machine.scaler is None:
+            self.capture = capture(self.model, self.loss, self.batch, self.active, mode, remaining)
+        else:
+            self.capture = Capture(self.eager, False, "eager: fp16 scales its losses")
+
     def gradient(self) -> Tensor:
         """Put the gradient into the active parameters and return the loss."""
-        for p in self.active:
-            p.grad = None
         try:
-            loss = self.capture.loss(self.batch)
-            if self.mixed:
-                self.machine.backward(loss, inputs=self.active)
-            else:
-                loss.backward(inputs=self.active)
+            loss, gradients = self.capture.gradient(self.active, self.batch)
         except Exception as error:
             if not self.capture.compiled:
                 raise
-            self.capture = Capture(self.loss, False, f"eager after a failure of the compiled loss, {excuse(error)}")
+            self.capture = Capture(self.eager, False, f"eager after a failure of the compiled loss, {excuse(error)}")
             return self.gradient()
-        loss = loss.detach()
+        for p, gradient in zip(self.active, gradients, strict=True):
+            p.grad = gradient
         if self.several:
             average_gradients(self.machine, self.active)
             loss = mean(self.machine, loss)
