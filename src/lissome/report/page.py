@@ -36,7 +36,7 @@ def heading(row: Row) -> str:
     told = {"d": row.get("dimension"), **(row.get("parameters") or {})}
     values = ", ".join(f"{key} = {setting(value)}" for key, value in told.items() if value is not None)
     verb = VERBS.get(str(row.get("kind")), "Run:")
-    method = f" by {row['method']}" if row.get("method") else ""
+    method = f" by {row['method']}" if row.get("method") not in (None, row.get("kind")) else ""
     return f"{verb} {row.get('family') or 'a problem'}{f' ({values})' if values else ''}{method}"
 
 
@@ -53,7 +53,7 @@ def lead(run: Run, row: Row) -> str:
         )
     took = f"after {count(finite(row, 'steps'))} steps and {seconds(finite(row, 'seconds'))} s"
     trained, total = finite(row, "trained"), finite(row, "total")
-    part = f" ({share(trained, total)} of {count(total)})" if share(trained, total) else ""
+    part = f" ({share(trained, total)} of {count(total)})" if total and trained != total else ""
     numbers = "" if trained is None else f" with {count(trained)} trained numbers{part}"
     return f"Relative L2 error {quantity(error)} {took}{numbers}."
 
@@ -102,7 +102,7 @@ def drawings(run: Run, row: Row) -> str:
             "singular-values",
             spectra(weights, styles[method].colour),
             f"Singular values of the weights before and after{some}",
-            broad=True,
+            broad=len(weights) > 2,
         ),
     ]
     return gallery(shown) or "<p>No evaluations yet, so there are no figures.</p>"
@@ -128,7 +128,7 @@ def page(directory: str | Path) -> Path:
         (
             "trained numbers",
             count(finite(row, "trained")),
-            f"{trained} of {count(finite(row, 'total'))}" if trained else "",
+            f"{trained} of {count(finite(row, 'total'))}" if trained and trained != "100%" else "",
         ),
         ("seconds", seconds(finite(row, "seconds")), ""),
         ("steps", count(finite(row, "steps")), ""),

@@ -306,7 +306,8 @@ def table_html(rows: Sequence[Row], styles: dict[str, Style]) -> str:
             colour = themed(styles[line.label].colour) if line.label in styles else "currentColor"
             dot = f'<span class="dot" style="background:{colour}"></span>'
             cells.append(f"<td>{dot}{name}</td>")
-            cells += [f"<td>{text}</td>" for text in texts[2:-1]]
+            cells.append(f'<td class="numbers">{texts[2]}</td>')
+            cells += [f"<td>{text}</td>" for text in texts[3:-1]]
             badge = f'<span class="badge">{texts[-1]}</span>' if line.best else texts[-1]
             cells.append(f"<td>{badge}</td>")
             state = "best" if line.best else "faint" if line.standing in ("running", "failed") else ""
