@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lissome import report
 from lissome._errors import UsageError
-from lissome.optim import Budget, Group, Method, Result, checkpoint, fit
+from lissome.optim import Budget, Group, Method, Result, checkpoint, fit, keep_memory
 from lissome.pde import Family, Problem
 from lissome.recipes import directory
 from lissome.recipes.settings import Common, GroupSettings, PhaseSettings, TrainingSettings
@@ -107,6 +107,7 @@ def run(
 ) -> Result:
     """Train by the one loop as the settings say; with `resume`, from the checkpoint, if there is one yet."""
     training = settings.training
+    keep_memory()
     return fit(
         model,
         problem,
