@@ -102,7 +102,7 @@ def test_a_comparison_shows_every_run_and_its_verdicts(tmp_path, made):
     assert "for c = 2, svd is best: error 2.0e-2, 3.0 times below the next (lora)" in text
     assert "../svd-1/index.html" in parser.links
     assert "../lora-1/index.html" not in parser.links
-    assert text.count("<svg") == 1 + 2 * 4
+    assert text.count("<svg") == 1 + 2 * 5
 
 
 def test_a_comparison_directory_is_compared_again(tmp_path, made):

@@ -14,8 +14,8 @@ from lissome._errors import UsageError
 from lissome._files import write, write_json
 from lissome.report.document import details, document, figure, gallery, pairs
 from lissome.report.drawing import Style, palette, themed
-from lissome.report.figures import Curve, cost, overview, progress, slices
-from lissome.report.read import Row, Run, drawable, read_json, read_run, series, variant
+from lissome.report.figures import Curve, cost, overview, progress, slices, spectra
+from lissome.report.read import Row, Run, drawable, layers, read_json, read_run, series, variant
 from lissome.report.table import Line, lines, parts, table_html, verdict
 
 
@@ -64,6 +64,16 @@ def dot(line: Line, x: float | None) -> Curve:
     return Curve(line.label, np.asarray(pair[0], dtype=float), np.asarray(pair[1], dtype=float))
 
 
+def widest(shown: Sequence[tuple[Line, Run]], styles: dict[str, Style]) -> tuple[dict, list[str]]:
+    """Return the singular values of each run's widest layer by label, where any moved, and their colours."""
+    found = {
+        line.label: [pair for pair in layers(run).values() if not np.array_equal(*pair)]  # frozen ones say nothing
+        for line, run in shown
+    }
+    most = {label: max(pairs, key=lambda pair: len(pair[0])) for label, pairs in found.items() if pairs}
+    return most, [styles[label].colour for label in most]
+
+
 def section(number: int, part: Sequence[Line], runs: Sequence[Run], folder: Path, styles: dict[str, Style]) -> str:
     """Draw the figures of one parameter value; of repetitions, the first run stands for its line."""
     title = part[0].parameter
@@ -95,6 +105,13 @@ def section(number: int, part: Sequence[Line], runs: Sequence[Run], folder: Path
             f"{stem}-cost",
             cost([dot(line, line.trained) for line in shown], styles),
             f"Error against trained numbers, {title}",
+        ),
+        figure(
+            folder,
+            f"{stem}-singular-values",
+            spectra(*widest(pairs_of, styles)),
+            f"Singular values of each method's widest layer before and after, {title}",
+            broad=True,
         ),
     ]
     inside = gallery(figures)

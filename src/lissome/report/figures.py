@@ -94,18 +94,18 @@ def slices(x: np.ndarray, exact: np.ndarray | None, curves: Sequence[Curve], sty
     return figure
 
 
-def spectra(layers: dict[str, tuple[np.ndarray, np.ndarray]], colour: str) -> Figure | None:
-    """Draw the singular values of each layer before and after; at most LAYERS layers."""
+def spectra(layers: dict[str, tuple[np.ndarray, np.ndarray]], colours: Sequence[str]) -> Figure | None:
+    """Draw singular values before and after, a panel and a colour for each layer; at most LAYERS layers."""
     shown = dict(list(layers.items())[:LAYERS])
     if not shown:
         return None
-    columns = min(len(shown), 3)
+    columns = 4 if len(shown) == 4 else min(len(shown), 3)
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(max(3.1 * columns, 4.6), 2.2 * rows + 0.6), layout="constrained")
     axes = None
     for number, (name, (before, after)) in enumerate(shown.items()):
         axes = dress(figure.add_subplot(rows, columns, number + 1))
-        for values, ink, alpha, label in ((before, INK, 0.45, "before"), (after, colour, 1.0, "after")):
+        for values, ink, alpha, label in ((before, INK, 0.45, "before"), (after, colours[number], 1.0, "after")):
             index = np.arange(1, len(values) + 1)
             axes.plot(index, values, "o-", color=ink, alpha=alpha, markersize=3.5, linewidth=1.1, label=label)
         axes.set_title(plain(name), fontsize=9)

@@ -11,7 +11,7 @@ from lissome.report.document import details, document, figure, gallery, pairs, t
 from lissome.report.drawing import palette
 from lissome.report.figures import LAYERS, Curve, progress, residuals, slices, spectra
 from lissome.report.numerals import count, quantity, seconds, setting, share
-from lissome.report.read import Row, Run, finite, read_run, series
+from lissome.report.read import Row, Run, finite, layers, read_run, series
 
 VERBS = {"solve": "Solving", "adapt": "Adapting"}
 TOLD = {
@@ -64,18 +64,6 @@ def overfit(row: Row) -> str:
     return f"{quantity(fresh / loss)} times the train loss" if loss and fresh is not None and loss > 0 else ""
 
 
-def layers(run: Run) -> dict:
-    """Return the singular values of each layer: path -> (before, after)."""
-    found = {}
-    for name, before in run.curves.items():
-        if name.startswith("singular/") and name.endswith("/before"):
-            path = name.removeprefix("singular/").removesuffix("/before")
-            after = run.curves.get(f"singular/{path}/after")
-            if after is not None:
-                found[path] = (before, after)
-    return dict(sorted(found.items()))
-
-
 def drawings(run: Run, row: Row) -> str:
     """Draw and write every figure for which the run has data."""
     method = str(row.get("method") or "run")
@@ -100,7 +88,7 @@ def drawings(run: Run, row: Row) -> str:
         figure(
             folder,
             "singular-values",
-            spectra(weights, styles[method].colour),
+            spectra(weights, [styles[method].colour] * len(weights)),
             f"Singular values of the weights before and after{some}",
             broad=len(weights) > 2,
         ),

@@ -206,6 +206,18 @@ def drawable(value: float) -> bool:
     return 1e-99 < value < 1e99
 
 
+def layers(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the singular values of each layer: path -> (before, after)."""
+    found = {}
+    for name, before in run.curves.items():
+        if name.startswith("singular/") and name.endswith("/before"):
+            path = name.removeprefix("singular/").removesuffix("/before")
+            after = run.curves.get(f"singular/{path}/after")
+            if after is not None:
+                found[path] = (before, after)
+    return dict(sorted(found.items()))
+
+
 def series(metrics: list[dict[str, Any]], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the evaluations where both numbers are finite and y fits a logarithmic axis: x (N,), y (N,)."""
     pairs = [(finite(line, x), finite(line, y)) for line in metrics]
