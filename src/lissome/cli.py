@@ -11,9 +11,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import lissome
 from lissome._errors import Interrupted, LissomeError, UsageError
+from lissome._files import legal
 from lissome.recipes.settings import METHODS, AdaptSettings, SolveSettings, inherited, load, pairs
 
 app = typer.Typer(
@@ -51,7 +53,7 @@ def families(as_json: Json = False) -> None:
     rows = lissome.recipes.list_families()
     if as_json:
         return _print_json(rows)
-    Console().print(lissome.report.families(rows))
+    _print(lissome.report.families(rows))
 
 
 @pde.command()
@@ -190,13 +192,27 @@ def _common(
 def _tell(rows: Sequence[dict[str, Any]], directory: Path, as_json: bool) -> None:
     if as_json:
         return _print_json(list(rows))
+    _print(lissome.report.terminal(list(rows)), f"page: [bold]{escape(str(directory / 'index.html'))}[/bold]")
+
+
+def _print(*parts: Any) -> None:
     console = Console()
-    console.print(lissome.report.terminal(list(rows)))
-    console.print(f"page: [bold]{directory / 'index.html'}[/bold]", soft_wrap=True)
+    with console.capture() as caught:
+        for part in parts:
+            console.print(part, soft_wrap=isinstance(part, str))
+    _write(caught.get())
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+    _write(json.dumps(legal(value), indent=2) + "\n")
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -214,9 +230,6 @@ def _guarded(run: Callable[[], Any]) -> int:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _complain("stopped; nothing further was written", Interrupted.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         where = f" '{error.filename}'" if error.filename else ""
         return _complain(f"the system refused{where}: {error.strerror or error}", 1)

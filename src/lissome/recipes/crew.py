@@ -29,6 +29,7 @@ from lissome.recipes.settings import AdaptSettings
 
 POLL = 0.2  # seconds between two looks at workers, signals and the bar
 ORPHANED = 0.5  # seconds between a worker's looks for its parent
+HEEDED = {signal.SIGINT, signal.SIGTERM}
 Summary = dict[str, Any]
 
 
@@ -85,7 +86,8 @@ def side_by_side(
         except (BrokenProcessPool, OSError):
             return False
         with stoppable() as stop:
-            futures = {crew.submit(_work, cell.settings, out): cell for cell in todo}
+            with _shielded():  # it is the submission that starts a process
+                futures = {crew.submit(_work, cell.settings, out): cell for cell in todo}
             _watch(futures, done, tick, stop, ask)
         return True
     except BrokenProcessPool as error:
@@ -133,12 +135,12 @@ def _watch(
 
 @contextlib.contextmanager
 def _shielded() -> Iterator[None]:
-    """Hold Ctrl-C back while processes are started, which inherit this until they have a group of their own."""
+    """Hold signals back while processes are started; these inherit it, and lift it when they can heed them."""
     mask: Any = getattr(signal, "pthread_sigmask", None)
     if mask is None:
         yield
         return
-    before = mask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = mask(signal.SIG_BLOCK, HEEDED)
     try:
         yield
     finally:
@@ -157,7 +159,7 @@ def _begin(threads: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: _asked.set())  # between trainings; `fit` has its own
     unblock: Any = getattr(signal, "pthread_sigmask", lambda how, signals: None)
-    unblock(getattr(signal, "SIG_UNBLOCK", 0), {signal.SIGINT})
+    unblock(getattr(signal, "SIG_UNBLOCK", 0), HEEDED)
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
@@ -177,7 +179,11 @@ def _work(settings: AdaptSettings, out: Path) -> Summary:
     if _asked.is_set():
         raise Interrupted("stopped before it began")
     (cell,) = cells(settings)
-    return cell.train(out, on_step=_heed)
+    try:
+        return cell.train(out, on_step=_heed)
+    except Interrupted:
+        _asked.set()  # the next cell may lie in the queue already
+        raise
 
 
 def _heed(step: int, model: nn.Module) -> None:

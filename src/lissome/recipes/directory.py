@@ -22,7 +22,7 @@ from lissome._errors import RunError, UsageError
 from lissome._files import reason, write, write_json
 from lissome._version import __version__
 from lissome.recipes.settings import dump, load
-from lissome.report.read import read_json, read_text
+from lissome.report.read import read_json
 
 BUDGET = ("training.steps", "training.seconds")
 OURS = {"settings.yaml", "environment.json", "metrics.jsonl"}
@@ -44,24 +44,25 @@ def claimed(out: Path, settings: BaseModel, *, resume: bool = False) -> Iterator
         UsageError: it exists and holds something; or it is to be resumed and holds no run, or one of other settings.
         RunError: it cannot be written.
     """
-    summary, made = out / "summary.json", list[Path]()
-    before = None
+    made, before = list[Path](), dict[Path, bytes]()
+    summary, kept = out / "summary.json", out / "settings.yaml"
     if resume:
-        _check_same(out, settings)
-        before = summary.read_bytes() if summary.is_file() else None
+        old = _check_same(out, settings)
+        before = {path: path.read_bytes() for path in (summary, kept) if path.is_file()}
         summary.unlink(missing_ok=True)  # it would speak of other weights than those of the next checkpoint
     else:
-        made = _make(out)
-    write(out / "settings.yaml", dump(settings))
+        old, made = None, _make(out)
+    if old != settings:
+        write(kept, dump(settings))
     if not (out / "environment.json").is_file():
         write_json(out / "environment.json", environment())
     try:
         yield
     except UsageError:
+        for path, content in before.items():
+            write(path, content)
         if not resume:
             _undo(out, made)
-        elif before is not None:
-            write(summary, before)
         raise
 
 
@@ -78,7 +79,7 @@ def finished(out: Path, settings: BaseModel) -> bool:
         and not summary.get("failed")
         and (out / "index.html").is_file()
         and holds(out)
-        and read_text(out / "settings.yaml") == dump(settings)
+        and load(type(settings), file=out / "settings.yaml", given={}) == settings
     )
 
 
@@ -109,13 +110,16 @@ def _visible(out: Path) -> list[Path]:
     return [path for path in out.iterdir() if not (path.name.startswith(".") and path.name.endswith(".part"))]
 
 
-def _check_same(out: Path, settings: BaseModel) -> None:
+def _check_same(out: Path, settings: BaseModel) -> BaseModel:
+    """Return the settings that a run was begun with, after a check that they are these but for the budget."""
     kept = out / "settings.yaml"
     if not kept.is_file():
         raise UsageError(f"'{out}' cannot be resumed: it holds no settings.yaml")
-    found = difference(load(type(settings), file=kept, given={}).model_dump(), settings.model_dump())
+    old = load(type(settings), file=kept, given={})
+    found = difference(old.model_dump(), settings.model_dump())
     if found:
         raise UsageError(f"'{out}' was started with other settings: {found}; `--resume --out {out}` alone takes them")
+    return old
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:

@@ -258,7 +258,8 @@ def _fields(kind: type[BaseModel], path: tuple[Any, ...]) -> Iterable[str]:
 
 
 def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
-    first = error.errors()[0]
+    errors = error.errors()  # a key that is unknown is often the misspelt one that is missing
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     path = first["loc"]
     key = ".".join(str(part) for part in path)
     if first["type"] == "extra_forbidden":
