@@ -1,0 +1,100 @@
+"""Blocks of the documentation, and how each kind is run."""
+
+from __future__ import annotations
+
+import doctest
+import glob
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lissome.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\S+)[ ]*(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+RUN = ("python", "console")
+SHOWN = ("text", "yaml")  # only shown; a yaml block with a file name is written
+LEFT = ("make", "git", "cd", "pip")  # what a reader types that is no example of ours
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: `kind` and `file` stand behind the opening fence."""
+
+    kind: str
+    file: str
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    """Return the fenced blocks of a page in their order."""
+    text = page.read_text(encoding="utf-8")
+    return [Block(m[1], m[2], m[3], text[: m.start()].count("\n") + 1) for m in FENCE.finditer(text)]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is typed behind a `$`, and the exit code that a comment behind it promises."""
+
+    words: list[str]
+    code: int
+
+
+def commands(block: Block) -> list[Command]:
+    """Return the commands of a console block; a backslash continues a line."""
+    lines = [line[2:] for line in block.text.replace("\\\n", " ").splitlines() if line.startswith("$ ")]
+    codes = [re.search(r"# exit code (\d+)$", line) for line in lines]
+    return [
+        Command(shlex.split(line, comments=True), int(code[1]) if code else 0)
+        for line, code in zip(lines, codes, strict=True)
+    ]
+
+
+def small(command: list[str]) -> list[str]:
+    """Return a command as it is run here: a hundredth of the steps, few points, one process.
+
+    >>> small(["lissome", "pde", "solve", "heat", "--steps", "6000"])
+    ['pde', 'solve', 'heat', '--steps', '60', '--quick']
+    """
+    words = [name for word in command[1:] for name in sorted(glob.glob(word)) or [word]]  # as a shell does
+    for place, word in enumerate(words[:-1]):
+        if word == "--steps":
+            words[place + 1] = str(int(words[place + 1]) // 100)
+        if word == "--jobs":
+            words[place + 1] = "1"
+    trains = "--help" not in words and (words[:1] == ["demo"] or words[1:2] in (["solve"], ["adapt"]))
+    words += ["--quick"] * (trains and "--quick" not in words)
+    return words + ["--jobs", "1"] * (trains and "solve" not in words and "--jobs" not in words)
+
+
+def run(block: Block, names: dict[str, Any]) -> None:
+    """Run a block in the working directory; python blocks of a page share their names."""
+    if block.file:
+        Path(block.file).write_text(block.text, encoding="utf-8")
+    elif block.kind == "python" and ">>>" in block.text:
+        example = doctest.DocTestParser().get_doctest(block.text, names, "page", "page", block.line)
+        failed = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, clear_globs=False).failed
+        names |= example.globs
+        assert failed == 0
+    elif block.kind == "python":
+        text = re.sub(r"steps=(\d+)", lambda found: f"steps={int(found[1]) // 100}", block.text)  # a hundredth here too
+        exec(compile("\n" * block.line + text, "page", "exec"), names)
+    elif block.kind == "console":
+        for command in commands(block):
+            call(command)
+
+
+def call(command: Command) -> None:
+    """Run a command of ours, and let pass what is none."""
+    if command.words[0] == "lissome":
+        with pytest.raises(SystemExit) as stop:
+            main(small(command.words))
+        assert (stop.value.code or 0) == command.code, f"{shlex.join(command.words)} ended with {stop.value.code}"
+    else:
+        assert command.words[0] in LEFT, f"nothing is known of '{command.words[0]}'"
