@@ -223,6 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _guarded(run: Callable[[], Any]) -> int:
     try:
         code = run()
+        if code == Interrupted.exit_code:
+            raise KeyboardInterrupt  # the parser of the command line made a number of it
         return code if isinstance(code, int) else 0
     except LissomeError as error:
         return _complain(str(error), error.exit_code)

@@ -119,3 +119,12 @@ def test_a_person_s_own_family_is_solved_and_adapted_wherever_one_stands(lissome
     lissome("pde", "adapt", "s", "--parameter", "k=3", *SHORT, "--out", "a")
     (row,) = strict(lissome("show", "a", "--json"))
     assert (row["family"], row["parameters"]) == ("decay", {"k": 3.0})
+
+
+def test_a_ctrl_c_outside_training_is_one_sentence(lissome, monkeypatch, tmp_path):
+    def stop(*words, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lissome.recipes.solve", stop, raising=False)
+    said = lissome.complaint("pde", "solve", "poisson", "--out", tmp_path / "run", code=130)
+    assert said == "lissome: stopped; nothing further was written"
