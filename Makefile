@@ -16,7 +16,7 @@ $(READY): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(READY) ## solve a 10-dimensional equation, adapt it to its family, open demo/index.html
+demo: $(READY) ## solve a 10-dimensional equation, adapt it to its family, open demo/adapted/index.html
 	$(BIN)/lissome demo --out demo
 
 test: $(READY) ## the quick tests

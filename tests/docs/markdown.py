@@ -57,11 +57,7 @@ def commands(block: Block) -> list[Command]:
 
 
 def small(command: list[str]) -> list[str]:
-    """Return a command as it is run here: a hundredth of the steps, few points, one process.
-
-    >>> small(["lissome", "pde", "solve", "heat", "--steps", "6000"])
-    ['pde', 'solve', 'heat', '--steps', '60', '--quick']
-    """
+    """Return a command as it is run here: a hundredth of the steps, few points, one process."""
     words = [name for word in command[1:] for name in sorted(glob.glob(word)) or [word]]  # as a shell does
     for place, word in enumerate(words[:-1]):
         if word == "--steps":

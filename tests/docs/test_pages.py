@@ -41,6 +41,14 @@ def test_what_is_typed_to_make_exists():
 def test_commands_are_made_small():
     assert small(["lissome", "demo"]) == ["demo", "--quick", "--jobs", "1"]
     assert small(["lissome", "pde", "adapt", "a", "--jobs", "4"]) == ["pde", "adapt", "a", "--jobs", "1", "--quick"]
+    assert small(["lissome", "pde", "solve", "a", "--steps", "6000"]) == [
+        "pde",
+        "solve",
+        "a",
+        "--steps",
+        "60",
+        "--quick",
+    ]
     assert small(["lissome", "show", "a"]) == ["show", "a"]
 
 
