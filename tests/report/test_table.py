@@ -108,11 +108,11 @@ def test_families_and_dimensions_appear_where_they_differ():
 
 
 NAMES = st.sampled_from(["svd", "lora", "lora-xs", "pissa", "last", "full", "scratch"])
-NUMBERS = st.one_of(st.none(), st.floats(1e-12, 1e6))
+NUMBERS = st.one_of(st.none(), st.floats(1e-9, 1e6))
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(NAMES, NUMBERS, st.sampled_from([0.5, 2.0, 0.00477465])), min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(NAMES, NUMBERS, st.sampled_from([0.5, 2.0, 0.0159155])), min_size=1, max_size=6))
 def test_eighty_columns_hold_a_line_of_the_table_each(cells):
     rows = [row(method, error, c=c, seed=seed, seconds=4321.0) for seed, (method, error, c) in enumerate(cells)]
     found = lines(rows)

@@ -111,7 +111,6 @@ def section(number: int, part: Sequence[Line], runs: Sequence[Run], folder: Path
             f"{stem}-singular-values",
             spectra(*widest(pairs_of, styles)),
             f"Singular values of each method's widest layer before and after, {title}",
-            broad=True,
         ),
     ]
     inside = gallery(figures)
@@ -128,11 +127,7 @@ def over_parameters(found: Sequence[Line], folder: Path, styles: dict[str, Style
         dots = [dot(line, names.index(line.parameter)) for line in found if line.label == label]
         points.append(Curve(label, np.concatenate([d.x for d in dots]), np.concatenate([d.y for d in dots])))
     return gallery(
-        [
-            figure(
-                folder, "overview", overview(names, points, styles), "Error of each method, all parameters", broad=True
-            )
-        ]
+        [figure(folder, "overview", overview(names, points, styles), "Error of each method, all parameters")]
     )
 
 

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from lissome._files import write
 from lissome.report.drawing import svg, themed
 
+BROAD = 6.0  # inches; what is wider does not stand beside another figure
+
 
 def document(title: str, body: str) -> str:
     """Return a whole HTML page; title is text, body is HTML."""
@@ -26,13 +28,13 @@ def document(title: str, body: str) -> str:
     )
 
 
-def figure(folder: Path, name: str, drawn: Figure | None, caption: str, *, broad: bool = False) -> str:
-    """Write a figure as folder/name.svg and return it as HTML; nothing for None."""
+def figure(folder: Path, name: str, drawn: Figure | None, caption: str) -> str:
+    """Write a figure as folder/name.svg and return it as HTML, over the whole width if it is wide; nothing for None."""
     if drawn is None:
         return ""
     text = svg(drawn, name, caption)
     write(folder / f"{name}.svg", text)
-    kind = ' class="broad"' if broad else ""
+    kind = ' class="broad"' if drawn.get_figwidth() > BROAD else ""
     return f"<figure{kind}>\n{themed(text)}<figcaption>{escape(caption)}</figcaption>\n</figure>"
 
 

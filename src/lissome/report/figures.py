@@ -14,6 +14,7 @@ from lissome.report.numerals import count
 
 SHOWN = 800  # points of one curve that are drawn
 LAYERS = 12  # layers whose singular values are drawn
+WIDTHS = {1: 4.6, 2: 9.3, 3: 9.3, 4: 11.0}  # inches of so many panels
 BAND = {"color": INK, "alpha": 0.25, "linewidth": 6, "solid_capstyle": "round"}
 
 
@@ -101,7 +102,7 @@ def spectra(layers: dict[str, tuple[np.ndarray, np.ndarray]], colours: Sequence[
         return None
     columns = 4 if len(shown) == 4 else min(len(shown), 3)
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(max(3.1 * columns, 4.6), 2.2 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(WIDTHS[columns], 2.2 * rows + 0.6), layout="constrained")
     axes = None
     for number, (name, (before, after)) in enumerate(shown.items()):
         axes = dress(figure.add_subplot(rows, columns, number + 1))

@@ -84,13 +84,12 @@ def drawings(run: Run, row: Row) -> str:
             residuals(train, fresh, styles[method].colour),
             "Residual loss on training and on fresh points",
         ),
-        figure(folder, "slice", along, "A slice of the solution: network and exact"),
+        figure(folder, "slice", along, f"A slice of the solution{'' if exact is None else ': network and exact'}"),
         figure(
             folder,
             "singular-values",
             spectra(weights, [styles[method].colour] * len(weights)),
             f"Singular values of the weights before and after{some}",
-            broad=len(weights) > 2,
         ),
     ]
     return gallery(shown) or "<p>No evaluations yet, so there are no figures.</p>"
