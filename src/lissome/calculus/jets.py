@@ -15,9 +15,10 @@ from torch import Tensor
 
 from lissome._errors import UsageError, unknown
 from lissome.calculus.carry import Weights
+from lissome.calculus.chart import charted
 from lissome.calculus.nested import Derivatives, nested
 from lissome.calculus.onepass import Seeds, one_pass, plan
-from lissome.calculus.rules import chain_of, first_width
+from lissome.calculus.rules import Chart, chain_of, first_width
 
 MODES = ("auto", "one-pass", "compressed", "nested", "stochastic")
 Function = Callable[[Tensor], Tensor]
@@ -90,6 +91,8 @@ def derivatives(
             f"mode '{mode}' needs a stack of linear maps and smooth activations, and {type(u).__name__} is none; "
             "take 'nested' or 'auto'"
         )
+    if chain and isinstance(chain[0], Chart):  # few inputs: nothing to compress, nothing to estimate
+        return charted(chain[0], chain[1:], z, tuple(first), second, along)
     if mode == "stochastic" and second:
         return _stochastic(chain, z, first, second, along, generator)
     choose = _choose if torch.compiler.is_compiling() else _chosen  # the compiler objects to caches

@@ -39,6 +39,17 @@ class Translation(Protocol):
         ...
 
 
+@runtime_checkable
+class Chart(Protocol):
+    """A fixed smooth map of points to what a network reads, without parameters; the first module of a chain."""
+
+    def chart(
+        self, z: Tensor, first: tuple[int, ...], second: tuple[tuple[float, ...], ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return f(z) (N, K), its derivatives in some coordinates (k, N, K), and weighted second ones (m, N, K)."""
+        ...
+
+
 def _tanh(a: Tensor) -> Bend:
     y = torch.tanh(a)
     d1 = 1 - y * y
@@ -81,7 +92,7 @@ def bend(module: object) -> Callable[[Tensor], Bend] | None:
 
 
 def chain_of(module: object) -> list[nn.Module] | None:
-    """Return the translations, linear maps and activations that a module composes; None if it is more than that."""
+    """Return the chart, translations, linear maps and activations that a module composes; None if it is more."""
     if type(module) is nn.Identity:
         return []
     if isinstance(module, Chained):
@@ -89,13 +100,15 @@ def chain_of(module: object) -> list[nn.Module] | None:
     elif type(module) is nn.Sequential:
         parts = list(module)
     elif isinstance(module, nn.Module) and (
-        type(module) is nn.Linear or isinstance(module, Translation) or bend(module) is not None
+        type(module) is nn.Linear or isinstance(module, Translation | Chart) or bend(module) is not None
     ):
         return [module]
     else:
         return None
     inner = [chain_of(part) for part in parts]
-    return None if any(part is None for part in inner) else [leaf for part in inner for leaf in part or []]
+    leaves = [leaf for part in inner for leaf in part or []]
+    late = any(isinstance(leaf, Chart) for leaf in leaves[1:])
+    return None if late or any(part is None for part in inner) else leaves
 
 
 def first_width(chain: list[nn.Module]) -> int:

@@ -28,6 +28,8 @@ from lissome.pde.trial import domain_of, few, learn, try_formula
 POINTS = {"interior": 1000, "boundary": 500, "initial": 500}  # as published with SVD-PINNs, arXiv 2211.08760
 CONSTRAINTS = ("soft", "boundary", "exact")
 POOL = 32  # batches drawn at once where the right-hand side is derived
+INTERIOR = ("interior", "source", "weight", "along", "coins")  # what a batch says of its interior points
+PLACES = "places"  # of the points of any other part
 CREASED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardsigmoid)
 
 
@@ -198,14 +200,35 @@ class Problem:
 
     def residual(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return all mismatches as one vector (M,), weighted so that its mean square is the loss."""
+        return torch.cat([factor * self.rows(model, part).reshape(-1) for part, factor in self.parts(batch)])
+
+    def parts(self, batch: Batch) -> list[tuple[Batch, float]]:
+        """Cut a batch into parts of one kind of points each, with the factor that their mismatches have in `residual`.
+
+        The rows of a part stand alone: those of `rows` depend on the same rows of the part.
+        """
+        inside = {key: batch[key] for key in INTERIOR if key in batch}
+        outside = [part for part in (_ends(batch), _start(batch), _values(batch)) if part]
+        first = len(batch["interior"])
+        rest = sum(len(part[PLACES]) * (2 if "opposite" in part or "velocity" in part else 1) for part in outside)
+        if not rest:
+            return [(inside, 1.0)]
+        scale = math.sqrt(self.weight_boundary * (first + rest) / rest)
+        return [(inside, math.sqrt((first + rest) / first)), *((part, scale) for part in outside)]
+
+    def rows(self, model: nn.Module, part: Batch) -> Tensor:
+        """Return the mismatches of a part of a batch, (N, 1), or (N, 2) where a point has two."""
         self._check_smooth(model)
-        inside = self._interior(model, batch)
-        outside = self._mismatch(model, batch)
-        if outside is None:
-            return inside
-        total = len(inside) + len(outside)
-        scale = math.sqrt(self.weight_boundary * total / len(outside))
-        return torch.cat([inside * math.sqrt(total / len(inside)), outside * scale])
+        if "interior" in part:
+            return self._interior(model, part)[:, None]
+        z = part[PLACES]
+        if "opposite" in part:
+            found = derivatives(model, torch.cat([z, part["opposite"]]), (self.coordinates - 1,), mode="auto")
+            return torch.stack([a - b for a, b in (q.chunk(2) for q in (found.value, found.first[0]))], 1)
+        if "velocity" in part:
+            found = derivatives(model, z, (0,), mode="auto")
+            return torch.stack([found.value - part["value"], found.first[0] - part["velocity"]], 1)
+        return model(z) - part["value"][:, None]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss, a scalar with its graph."""
@@ -274,23 +297,6 @@ class Problem:
             out = out - batch["source"]
         return out * batch["weight"] if "weight" in batch else out
 
-    def _mismatch(self, model: nn.Module, batch: Batch) -> Tensor | None:
-        out, places, values = [], [], []
-        if "opposite" in batch:
-            z = torch.cat([batch["boundary"], batch["opposite"]])
-            found = derivatives(model, z, (self.coordinates - 1,), mode="auto")
-            out += [a - b for a, b in (q.chunk(2) for q in (found.value, found.first[0]))]
-        elif "boundary" in batch:
-            places, values = [batch["boundary"]], [batch["boundary_value"]]
-        if "initial_velocity" in batch:
-            found = derivatives(model, batch["initial"], (0,), mode="auto")
-            out += [found.value - batch["initial_value"], found.first[0] - batch["initial_velocity"]]
-        elif "initial" in batch:
-            places, values = [*places, batch["initial"]], [*values, batch["initial_value"]]
-        if places:
-            out.append(model(torch.cat(places)).squeeze(1) - torch.cat(values))
-        return torch.cat(out) if out else None
-
     def _predict(self, model: nn.Module, z: Tensor) -> Tensor:
         like = next(model.parameters(), z.new_zeros((), dtype=self.dtype))
         return torch.cat([model(part.to(like.device, self.dtype)).squeeze(1) for part in z.split(16384)])
@@ -346,6 +352,25 @@ class Problem:
                         f" '{self.family.name}' needs it: take relu3, tanh, sin or gelu"
                     )
         self._smooth.add(model)
+
+
+def _ends(batch: Batch) -> Batch:
+    return {PLACES: batch["boundary"], "opposite": batch["opposite"]} if "opposite" in batch else {}
+
+
+def _start(batch: Batch) -> Batch:
+    if "initial_velocity" not in batch:
+        return {}
+    return {PLACES: batch["initial"], "value": batch["initial_value"], "velocity": batch["initial_velocity"]}
+
+
+def _values(batch: Batch) -> Batch:
+    """Return the points where a value is all that is asked, those on the boundary first."""
+    names = ["boundary"] * ("boundary_value" in batch)
+    names += ["initial"] * ("initial_value" in batch and "initial_velocity" not in batch)
+    if not names:
+        return {}
+    return {PLACES: torch.cat([batch[n] for n in names]), "value": torch.cat([batch[f"{n}_value"] for n in names])}
 
 
 def _check_count(what: str, number: int, least: int) -> None:

@@ -88,6 +88,36 @@ class Smoothed(nn.Module):
         _, kernel = _kernel(z[:, 0], z[:, 1], self.diffusion)
         return torch.stack([2 * z[:, 0] - 1, torch.cos(math.pi * z[:, 1]), 2 * kernel - 1], 1)
 
+    def chart(
+        self, z: Tensor, first: tuple[int, ...], second: tuple[tuple[float, ...], ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the inputs (N, 3), their derivatives (k, N, 3) and weighted second ones (m, N, 3), at t > 0.
+
+        With g = exp(-q^2 / e^2) / sqrt(pi): K_q = erf(q / e), K_e = g, K_qq = 2 g / e, K_ee = 2 g q^2 / e^3.
+        """
+        t, x = z[:, 0].clamp_min(EARLIEST), z[:, 1]
+        q, kernel = _kernel(t, x, self.diffusion)
+        q1, e = -math.pi / 2 * torch.sin(math.pi / 2 * x), math.pi * torch.sqrt(self.diffusion * t)
+        e1 = e / (2 * t)
+        slope, g = torch.erf(q / e), torch.exp(-((q / e) ** 2)) / math.sqrt(math.pi)
+        zero, two = torch.zeros_like(t), torch.full_like(t, 2.0)
+        wave, wave1 = torch.cos(math.pi * x), -math.pi * torch.sin(math.pi * x)
+        value = torch.stack([2 * z[:, 0] - 1, wave, 2 * kernel - 1], 1)
+        slopes = (torch.stack([two, zero, 2 * g * e1], 1), torch.stack([zero, wave1, 2 * slope * q1], 1))
+        in_time = 2 * g * q**2 / e**3 * e1**2 - g * e1 / (2 * t)
+        in_space = 2 * g / e * q1**2 - slope * (math.pi / 2) ** 2 * q
+        bends = (
+            torch.stack([zero, zero, 2 * in_time], 1),
+            torch.stack([zero, -(math.pi**2) * wave, 2 * in_space], 1),
+        )
+        empty = value.new_zeros(0, *value.shape)
+        seconds = [row[0] * bends[0] + row[1] * bends[1] for row in second]
+        return (
+            value,
+            torch.stack([slopes[i] for i in first]) if first else empty,
+            torch.stack(seconds) if seconds else empty,
+        )
+
 
 def _kernel(t: Tensor, x: Tensor, diffusion: float) -> tuple[Tensor, Tensor]:
     """Return q = cos(pi x / 2) and K = q erf(q / e) + e exp(-q^2 / e^2) / sqrt(pi), e = (pi/2) sqrt(4 D t)."""
