@@ -31,6 +31,37 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class Residual(Protocol):
+    """An objective whose loss is the mean square of a vector."""
+
+    def residual(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the vector (M,), with its graph."""
+        ...
+
+
+@runtime_checkable
+class Rowwise(Protocol):
+    """An objective whose residual falls into rows that stand alone, so that all rows of its Jacobian come at once."""
+
+    def parts(self, batch: Batch) -> list[tuple[Batch, float]]:
+        """Cut a batch into parts, each with the factor that its rows have in the residual."""
+        ...
+
+    def rows(self, model: nn.Module, part: Batch) -> Tensor:
+        """Return (N, c); row n depends on row n of each tensor of the part alone."""
+        ...
+
+
+@runtime_checkable
+class Adaptive(Protocol):
+    """An objective that can draw where a model is wrong."""
+
+    def sample_by_residual(self, model: nn.Module, generator: torch.Generator, n: int) -> Batch:
+        """Draw a batch of about n points, denser where the residual is large."""
+        ...
+
+
 class LinearOperator(Protocol):
     """A matrix known by its products."""
 

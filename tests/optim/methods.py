@@ -17,3 +17,11 @@ METHODS = {
         Method((Group("*", "nadam"),), points=16, resample_every=2, share=0.2),
     ),
 }
+METHODS |= {
+    "gauss-newton": Method((Group("*", "gauss-newton"),), points=32, resample_every=2),
+    "gauss-newton, adaptive": Method((Group("*", "gauss-newton"),), points=32, resample_every=3, adaptive=True),
+    "adam, then gauss-newton": (
+        Method((Group("*", "adam", 0.02),), points=32, resample_every=3, share=0.5),
+        Method((Group("*", "gauss-newton", options={"damping": 1.0}),), points=32, share=0.5),
+    ),
+}

@@ -25,6 +25,10 @@ class Bowl:
     def loss(self, model, batch):
         return 0.5 + (self.curvature * (model.a - self.target).square()).sum() + (model.b + 1).square().sum()
 
+    def residual(self, model, batch):
+        parts = [model.a.new_tensor([0.5**0.5]), self.curvature.sqrt() * (model.a - self.target), model.b + 1]
+        return 6**0.5 * torch.cat(parts)
+
     def evaluate(self, model):
         error = (model.a - self.target).norm() + (model.b + 1).norm()
         return {"error": error.item()}
@@ -47,8 +51,17 @@ class Sine:
     def sample(self, generator, n):
         return {"x": 2 * torch.rand(n, 1, generator=generator, dtype=self.dtype) - 1}
 
+    def residual(self, model, batch):
+        return (model(batch["x"]) - torch.sin(3 * batch["x"])).flatten()
+
     def loss(self, model, batch):
         return (model(batch["x"]) - torch.sin(3 * batch["x"])).square().mean()
+
+    def sample_by_residual(self, model, generator, n):
+        many = self.sample(generator, 4 * n)["x"]
+        with torch.no_grad():
+            worst = self.residual(model, {"x": many}).abs().argsort(descending=True)[:n]
+        return {"x": many[worst]}
 
     @torch.no_grad()
     def evaluate(self, model):

@@ -296,10 +296,9 @@ class _Run:
             self.model.eval()
             figures = self.stepper.objective.evaluate(self.model)
             self.model.train(training)
-        movers = self.stepper.movers
-        rates = [mover.optimizer.param_groups[0]["lr"] for mover in movers]
-        row: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "loss": loss, "lr": rates[0]}
-        row |= {f"lr/{mover.pattern}": lr for mover, lr in zip(movers[1:], rates[1:], strict=True)}
+        row: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "loss": loss}
+        for index, mover in enumerate(self.stepper.movers):
+            row |= {(f"{key}/{mover.pattern}" if index else key): value for key, value in mover.figures().items()}
         if len(self.methods) > 1:
             row["phase"] = self.phase
         self.journal.append(row | figures)
@@ -328,11 +327,11 @@ class _Run:
         return f"the checkpoint of step {self.saved_step} is kept in {self.folder / 'checkpoint'}"
 
     def broken(self, what: str, step: int) -> RunError:
-        optimizer = self.stepper.movers[0].optimizer
-        return RunError(
-            f"{what} is not finite after {step} steps ({type(optimizer).__name__}, lr "
-            f"{optimizer.param_groups[0]['lr']:.3g}); {self.kept()}: try a smaller lr or float64"
-        )
+        mover = self.stepper.movers[0]
+        rate = "" if mover.lr is None else f", lr {mover.optimizer.param_groups[0]['lr']:.3g}"
+        cure = "float64" if mover.lr is None else "a smaller lr or float64"
+        who = type(mover.optimizer).__name__
+        return RunError(f"{what} is not finite after {step} steps ({who}{rate}); {self.kept()}: try {cure}")
 
     def interrupted(self, stop: Stop) -> Interrupted:
         return Interrupted(

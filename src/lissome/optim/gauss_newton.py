@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from scipy.linalg import get_blas_funcs
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from lissome._errors import RunError
 
-SYRK = {kind: get_blas_funcs("syrk", dtype=code) for kind, code in ((torch.float32, "f"), (torch.float64, "d"))}
+SYRK: dict[torch.dtype, Any] = {torch.float32: get_blas_funcs("syrk", dtype="f"), torch.float64: get_blas_funcs("syrk")}
 TIGHT = 1e-14  # damping is kept above it
 
 
@@ -141,7 +142,7 @@ def advance(problem: LeastSquares, x: Tensor, damping: float, settings: Damping)
             return x + step, damping, report
         damping *= settings.retreat
     flat = Report(square / len(r), square / len(r), norm, used, 0.0, False, count, settings.tries, Ending.REJECTED)
-    return x, damping, flat
+    return x, settings.start, flat  # a damping that has run away would take long to come back
 
 
 def _next(damping: float, rho: float, settings: Damping) -> float:

@@ -1,4 +1,4 @@
-"""Gauss-Newton as a torch optimizer: parameters, a closure that returns a residual, and where its Jacobian comes from."""
+"""Gauss-Newton as a torch optimizer: its closure returns a residual, and its Jacobian comes from where one says."""
 
 from __future__ import annotations
 

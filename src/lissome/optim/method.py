@@ -48,6 +48,7 @@ class Method:
         schedule: the course of the learning rates: constant, cosine or exponential.
         final: the factor of the learning rate at the end of the schedule.
         resample_every: draw new points every so many steps; None keeps one draw.
+        adaptive: draw where the residual is large, by the objective's `sample_by_residual`.
         points: the n that `Objective.sample` is asked for.
         share: the part of the budget, relative to the other methods of the tuple.
 
@@ -65,6 +66,7 @@ class Method:
     schedule: str = "constant"
     final: float = 0.01
     resample_every: int | None = None
+    adaptive: bool = False
     points: int = 1024
     share: float = 1.0
 

@@ -1,7 +1,7 @@
 """Optimizers by name: a table, and the step from a method to torch optimizers.
 
 References: Adam, Kingma and Ba, arXiv:1412.6980; L-BFGS with strong Wolfe line search, Nocedal and Wright,
-Numerical Optimization (2006), algorithms 7.5, 3.5 and 3.6, as torch has them.
+Numerical Optimization (2006), algorithms 7.5, 3.5 and 3.6, as torch has them; the others' are in their own files.
 """
 
 from __future__ import annotations
@@ -10,23 +10,38 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from lissome._errors import UsageError, unknown
+from lissome.optim.least_squares import GaussNewton
 from lissome.optim.method import FROZEN, Group, Method
+
+REPORTED = ("gradient_norm", "damping", "rho", "sigma", "beta", "products")  # of those that report
+Reads = Literal["gradient", "search", "graph", "residual"]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One row of the table: a torch optimizer, our defaults, and whether it evaluates the loss itself."""
+    """One row of the table.
+
+    Attributes:
+        make: a torch optimizer.
+        lr: our learning rate; None where there is none.
+        reads: what it is given: the `gradient` in the parameters before its step, or a closure, which puts it there and
+            returns the loss (`search`), or returns the loss with its `graph`, or the `residual` vector.
+        fused: whether torch has one kernel for all parameters.
+        keeps: whether what it has learnt stays true on other points.
+        options: our defaults, where they are not torch's.
+    """
 
     make: Callable[..., torch.optim.Optimizer]
-    lr: float
-    closure: bool = False
+    lr: float | None
+    reads: Reads = "gradient"
     fused: bool = False
+    keeps: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -42,7 +57,8 @@ OPTIMIZERS: dict[str, Kind] = {
     "lbfgs": Kind(
         torch.optim.LBFGS,
         1.0,
-        closure=True,
+        reads="search",
+        keeps=False,
         options={
             "max_iter": 20,
             "history_size": 50,
@@ -51,23 +67,33 @@ OPTIMIZERS: dict[str, Kind] = {
             "line_search_fn": "strong_wolfe",
         },
     ),
+    "gauss-newton": Kind(GaussNewton, None, reads="residual"),
 }
 
 
 @dataclass(frozen=True)
 class Mover:
-    """A torch optimizer, its learning rate before the schedule, and the parameters it moves."""
+    """A torch optimizer, its row of the table, its learning rate before the schedule, and the parameters it moves."""
 
     optimizer: torch.optim.Optimizer
+    kind: Kind
+    name: str
     pattern: str
-    lr: float
-    closure: bool
+    lr: float | None
     parameters: tuple[nn.Parameter, ...]
 
     def scale(self, factor: float) -> None:
-        """Set the learning rate to its start times the factor."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * factor
+        """Set the learning rate, if there is one, to its start times the factor."""
+        if self.lr is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr * factor
+
+    def figures(self) -> dict[str, float]:
+        """Return the learning rate and what the optimizer reports of its last step."""
+        rate = {} if self.lr is None else {"lr": float(self.optimizer.param_groups[0]["lr"])}
+        report = getattr(self.optimizer, "report", None)
+        told = {key: getattr(report, key, None) for key in REPORTED}
+        return rate | {key: float(value) for key, value in told.items() if value is not None}
 
 
 def assign(method: Method, names: Mapping[str, Any]) -> list[list[str]]:
@@ -118,19 +144,23 @@ def build(method: Method, parameters: Mapping[str, nn.Parameter], *, fused: bool
 
 
 def _mover(group: Group, kind: Kind, parameters: tuple[nn.Parameter, ...], fused: bool) -> Mover:
-    legal = [name for name in inspect.signature(kind.make).parameters if name not in ("params", "lr")]
+    legal = [name for name in inspect.signature(kind.make).parameters if name not in ("params", "lr", "linearize")]
     for name in group.options:
         if name not in legal:
             raise unknown(f"option of {group.optimizer}", name, legal)
+    if kind.lr is None and group.lr is not None:
+        raise UsageError(f"{group.optimizer} has no learning rate, and {group.lr} was given: leave it out")
     lr = kind.lr if group.lr is None else group.lr
-    options = {**kind.options, **group.options}
+    options = {**kind.options, **group.options} | ({} if lr is None else {"lr": lr})
     if kind.fused and fused and not {"foreach", "fused"} & set(options):
         # one kernel for all parameters: a third of the time of the plain loop on small networks
         options["fused"] = all(
             p.dtype in (torch.float32, torch.float64) and p.device.type in ("cpu", "cuda") for p in parameters
         )
     try:
-        optimizer = kind.make(list(parameters), lr=lr, **options)
+        optimizer = kind.make(list(parameters), **options)
+    except UsageError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{group.optimizer} refuses the options {dict(group.options)} and lr {lr}: {error}") from error
-    return Mover(optimizer, group.pattern, lr, kind.closure, parameters)
+        raise UsageError(f"{group.optimizer} refuses the options {options}: {error}") from error
+    return Mover(optimizer, kind, group.optimizer, group.pattern, lr, parameters)
