@@ -34,6 +34,7 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps
 Dtype = Annotated[str | None, typer.Option(help="float32 or float64.")]
 SettingsFile = Annotated[Path | None, typer.Option("--settings", help="YAML with any part of the settings.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value, such as training.rate=1e-3; may repeat.")]
+Optimizer = Annotated[str | None, typer.Option(help="Such as adam, gauss-newton or adam+ssbroyden: one after another.")]
 Steps = Annotated[int | None, typer.Option(help="Training steps.")]
 Seconds = Annotated[float | None, typer.Option(help="Stop after so many seconds.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
@@ -63,6 +64,7 @@ def solve(
     parameter: Annotated[list[str] | None, typer.Option(help="name=number; may repeat.")] = None,
     dimension: Annotated[int | None, typer.Option(help="Space dimension, where the family leaves it open.")] = None,
     constraint: Constraint = None,
+    optimizer: Optimizer = None,
     steps: Steps = None,
     seconds: Seconds = None,
     seed: Seed = None,
@@ -83,6 +85,7 @@ def solve(
         "parameters": values or None,
         "dimension": dimension,
         "constraint": constraint,
+        "training.optimizer": optimizer,
         **_common(steps, seconds, seed, device, dtype, quick),
     }
     asked = load(SolveSettings, file=_file(settings, out, resume), given=given, changes=changes or [])
@@ -96,6 +99,9 @@ def adapt(
     parameter: Annotated[list[str] | None, typer.Option(help="Target, such as c=0.5; repeat for more.")] = None,
     method: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}; repeat for more.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the small forms.")] = None,
+    optimizer: Annotated[
+        list[str] | None, typer.Option(help="Such as adam or gauss-newton; several are compared; may repeat.")
+    ] = None,
     steps: Steps = None,
     seconds: Seconds = None,
     seed: Seed = None,
@@ -114,6 +120,7 @@ def adapt(
         "targets": [pairs(text) for text in parameter] if parameter else None,
         "methods": [name for text in method for name in text.split(",")] if method else None,
         "rank": rank,
+        **_optimizers(optimizer),
         **_common(steps, seconds, seed, device, dtype, quick),
     }
     file = _file(settings, out, resume)
@@ -187,6 +194,11 @@ def _common(
     if seconds is not None:
         given["training.seconds"] = seconds
     return given
+
+
+def _optimizers(texts: list[str] | None) -> dict[str, Any]:
+    names = [name for text in texts or [] for name in text.split(",")]
+    return {"optimizers": names} if len(names) > 1 else {"training.optimizer": names[0] if names else None}
 
 
 def _tell(rows: Sequence[dict[str, Any]], directory: Path, as_json: bool) -> None:

@@ -1,7 +1,8 @@
-"""One target and one method: the smallest piece of an adaptation, with a run directory of its own."""
+"""One target, one method and one optimizer: the smallest piece of an adaptation, with a run directory of its own."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,7 +20,7 @@ from lissome.optim.optimizers import build
 from lissome.pde import Family
 from lissome.recipes import directory
 from lissome.recipes.archive import ADAPTER, Solution, load_solution
-from lissome.recipes.settings import AdaptSettings, GroupSettings, PhaseSettings, TrainingSettings
+from lissome.recipes.settings import AdaptSettings, GroupSettings, PhaseSettings, TrainingSettings, validate
 from lissome.recipes.training import DTYPES, device_of, finish, methods, phases, problem_of, run, told
 
 FAILED_SHOWS = ("steps", "seconds", "loss", "fresh")
@@ -27,7 +28,7 @@ FAILED_SHOWS = ("steps", "seconds", "loss", "fresh")
 
 @dataclass(frozen=True)
 class Cell:
-    """One target and one method.
+    """One target, one method and one optimizer.
 
     Attributes:
         settings: of this cell alone, so that it can be run again by itself.
@@ -45,10 +46,15 @@ class Cell:
         return self.settings.methods[0]
 
     @property
+    def label(self) -> str:
+        """The method, and the optimizer's course where the comparison has several, such as svd, gauss-newton."""
+        return ", ".join([self.method, *self.settings.optimizers])
+
+    @property
     def name(self) -> str:
         """Where the cell lies below the comparison, such as c=2/svd."""
         values = ",".join(f"{key}={value:g}" for key, value in self.target.values.items())
-        return f"{values or self.target.name}/{self.method}"
+        return f"{values or self.target.name}/{self.label.replace(', ', ',').replace(':', '')}"
 
     def adapted(self) -> Adapted:
         """Return the network ready to be trained by the method."""
@@ -76,6 +82,7 @@ class Cell:
         before = _spectra(adapted)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         facts = {"kind": "adapt", "method": self.method, "total": adapted.total(), "from": own.run}
+        facts |= {"label": self.label, "optimizer": own.optimizers[0]} if own.optimizers else {}
         resume = directory.holds(place)
         try:
             with directory.claimed(place, own, resume=resume):
@@ -121,11 +128,12 @@ def cells(settings: AdaptSettings) -> list[Cell]:
 def _owns(settings: AdaptSettings, base: Solution) -> list[AdaptSettings]:
     """Return the settings of each method alone: with those groups of parameters that it trains."""
     found, seen = [], dict[str, None]()
-    for method in settings.methods:
+    for method, optimizer in itertools.product(settings.methods, settings.optimizers or [None]):
         own = settings.model_copy(update={"methods": [method]})
+        own = own if optimizer is None else _moved(own, optimizer)
         model = base.problem.wrap(Cell(own, base, base.family).adapted())
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        own = own.model_copy(update={"training": _narrowed(settings.training, trained)})
+        own = own.model_copy(update={"training": _narrowed(own.training, trained)})
         for each in methods(own, trained, 1):
             build(each, trained)  # an unknown optimizer or option is said now
         seen |= dict.fromkeys(trained)
@@ -137,6 +145,13 @@ def _owns(settings: AdaptSettings, base: Solution) -> list[AdaptSettings]:
                 f"there are: {', '.join(seen)}"
             )
     return found
+
+
+def _moved(settings: AdaptSettings, optimizer: str) -> AdaptSettings:
+    """Return the settings of one course alone; budgets are the common ones, the rest is what is usual for it."""
+    said = {"optimizer": optimizer, "then": [], "evaluate": None, "checkpoint": None}
+    training = validate(TrainingSettings, settings.training.model_dump() | said)
+    return settings.model_copy(update={"optimizers": [optimizer], "training": training})
 
 
 def _narrowed(training: TrainingSettings, names: Iterable[str]) -> TrainingSettings:

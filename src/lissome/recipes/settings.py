@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lissome._errors import UsageError, unknown
+from lissome.recipes.course import USUAL, course, usual
 
 METHODS = ("svd", "lora", "lora-xs", "pissa", "last", "full", "scratch")
+OPTIMIZER = "adam"
 
 
 class Strict(BaseModel):
@@ -41,6 +43,7 @@ class PointSettings(Strict):
     resample: int | None = Field(
         default=1, ge=1, description="new points every so many steps; null keeps the first ones"
     )
+    adaptive: bool = Field(default=False, description="draw more of them where the residual is large")
 
 
 class GroupSettings(Strict):
@@ -49,16 +52,16 @@ class GroupSettings(Strict):
     pattern: str = Field(description="shell pattern on names of trained parameters, such as '*core'")
     optimizer: str = "adam"
     rate: float | None = Field(default=None, gt=0, description="null is 5e-3 for adam, else the optimizer's default")
-    options: dict[str, Any] = Field(default={}, description="further arguments of the torch optimizer")
+    options: dict[str, Any] = Field(default={}, description="further arguments of the optimizer")
 
 
 class PhaseSettings(Strict):
     """How the numbers are moved, in one part of the training."""
 
-    optimizer: str = Field(default="adam", description="adam, adamw, nadam, radam, rmsprop, adagrad, sgd or lbfgs")
+    optimizer: str = Field(default=OPTIMIZER, description=", ".join(USUAL))
     rate: float | None = Field(default=None, gt=0, description="null is 5e-3 for adam, else the optimizer's default")
     schedule: Literal["constant", "cosine", "exponential"] = "cosine"
-    options: dict[str, Any] = Field(default={}, description="further arguments of the torch optimizer")
+    options: dict[str, Any] = Field(default={}, description="further arguments of the optimizer")
     groups: list[GroupSettings] = Field(default=[], description="parameters that are moved otherwise")
     share: float = Field(default=1.0, gt=0, description="part of the steps, relative to the other phases")
 
@@ -67,12 +70,32 @@ class TrainingSettings(PhaseSettings):
     """How the numbers are moved; a second optimizer after the first is a phase in `then`."""
 
     then: list[PhaseSettings] = Field(default=[], description="phases after the first, such as lbfgs")
-    steps: int | None = Field(default=4000, ge=1)
+    steps: int | None = Field(default=None, ge=1, description="null without seconds is what is usual: 4000 of adam")
     seconds: float | None = Field(default=None, gt=0, description="stop after so many seconds, whichever comes first")
-    evaluate: int = Field(default=100, ge=1, description="evaluate every so many steps")
-    checkpoint: int = Field(default=500, ge=1, description="write a checkpoint every so many steps")
+    evaluate: int | None = Field(default=None, ge=1, description="evaluate every so many steps; null is usual")
+    checkpoint: int | None = Field(default=None, ge=1, description="a checkpoint every so many steps; null is usual")
     compile: bool | Literal["auto"] = "auto"
     tensorboard: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: Any) -> Any:
+        """Read a course such as `adam+ssbroyden`, and fill in what is usual for its optimizers."""
+        if not isinstance(data, dict):
+            return data
+        data, name = dict(data), data.get("optimizer") or OPTIMIZER
+        timed = data.get("steps") is None and data.get("seconds") is not None
+        if isinstance(name, str) and set(name) & set("+:"):
+            if data.get("then"):
+                raise ValueError(f"the course '{name}' has its own phases, and 'then' gives others: leave one out")
+            data |= {k: v for k, v in course(name, timed=timed).items() if k != "steps" or data.get(k) is None}
+        last = [data.get("optimizer") or OPTIMIZER]
+        last += [each.get("optimizer") or OPTIMIZER for each in data.get("then") or [] if isinstance(each, dict)]
+        if all(each in USUAL for each in last):
+            own = min((usual(each) for each in last), key=lambda each: each.steps)
+            filled = {"evaluate": own.evaluate, "checkpoint": own.checkpoint} | ({} if timed else {"steps": own.steps})
+            data |= {key: value for key, value in filled.items() if data.get(key) is None}
+        return data
 
 
 class Common(Strict):
@@ -83,7 +106,28 @@ class Common(Strict):
     weight: float = Field(default=100.0, gt=0, description="weight of the boundary and initial mismatch")
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["float32", "float64"] = Field(
+        default="float32", description="float64 is the default where an optimizer of second order is asked for"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _precise(cls, data: Any) -> Any:
+        """Choose float64 where it decides, unless told otherwise."""
+        if isinstance(data, dict) and data.get("dtype") is None:
+            kept = {key: value for key, value in data.items() if key != "dtype"}
+            return kept | ({"dtype": "float64"} if cls._decided(data) else {})
+        return data
+
+    @classmethod
+    def _decided(cls, data: dict[str, Any]) -> bool:
+        training = data.get("training")
+        named = [training] if isinstance(training, dict) else []
+        named += [each for each in (named[0].get("then") or [] if named else []) if isinstance(each, dict)]
+        texts = [str(each.get("optimizer") or OPTIMIZER) for each in named] or [OPTIMIZER]
+        texts += [str(each) for each in data.get("optimizers") or []]
+        names = {part.partition(":")[0].strip() for text in texts for part in text.split("+")}
+        return any(USUAL[name].double for name in names & set(USUAL))
 
 
 class SolveSettings(Common):
@@ -102,10 +146,31 @@ class AdaptSettings(Common):
     run: str = Field(description="directory of the solved member")
     targets: list[dict[str, float]] = Field(min_length=1)
     methods: list[str] = Field(default=["svd"], min_length=1)
+    optimizers: list[str] = Field(
+        default=[], description="courses such as adam+gauss-newton, each tried with each method; none is training's own"
+    )
     rank: int | None = Field(
         default=None, ge=0, description="rank of the small forms; null takes the method's own default"
     )
     small: bool = Field(default=True, description="train biases, first and last layer beside the forms")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _each(cls, data: Any, handler: Any) -> Any:
+        """Leave the steps open where several optimizers are tried: each takes what is usual for it."""
+        found = handler(data)
+        training = data.get("training") if isinstance(data, dict) else None
+        said = training if isinstance(training, dict) else {}
+        if not found.optimizers or said.get("steps") is not None or said.get("seconds") is not None:
+            return found
+        return found.model_copy(update={"training": found.training.model_copy(update={"steps": None})})
+
+    @field_validator("optimizers")
+    @classmethod
+    def _courses(cls, optimizers: list[str]) -> list[str]:
+        for each in optimizers:
+            course(each)
+        return list(dict.fromkeys(optimizers))
 
     @field_validator("methods")
     @classmethod
@@ -120,7 +185,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def inherited(run: str | Path | None, file: Path | None = None) -> dict[str, Any]:
-    """Return what an adaptation takes over from a run unless told otherwise: points, weight and dtype.
+    """Return what an adaptation takes over from a run unless told otherwise: points, weight, and float64.
 
     Args:
         run: its directory.
@@ -130,7 +195,8 @@ def inherited(run: str | Path | None, file: Path | None = None) -> dict[str, Any
         run = _read(file).get("run")
     kept = Path(str(run)) / "settings.yaml"
     data = _read(kept) if run is not None and kept.is_file() else {}
-    return {key: data[key] for key in ("points", "weight", "dtype") if key in data}
+    kept = {key: data[key] for key in ("points", "weight", "dtype") if key in data}
+    return {key: value for key, value in kept.items() if (key, value) != ("dtype", "float32")}
 
 
 def load(

@@ -82,6 +82,7 @@ def methods(settings: Common, names: Iterable[str], points: int) -> tuple[Method
                 groups=tuple(groups),
                 schedule=phase.schedule,
                 resample_every=settings.points.resample,
+                adaptive=settings.points.adaptive,
                 points=points,
                 share=phase.share,
             )
