@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -90,7 +91,10 @@ class Columns:
         if not self._vmaps or len(rows) == 1:
             return self._loop(rows)
         try:
-            return vmap(self.one, randomness="same")(rows.contiguous())
+            with warnings.catch_warnings():
+                # where one operation has no rule for columns, torch loops over it alone
+                warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+                return vmap(self.one, randomness="same")(rows.contiguous())
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
@@ -166,6 +170,10 @@ class Operator:
             RunError: the product is not finite.
         """
         n = self.shape[1]
+        if not isinstance(other, Tensor):
+            raise UsageError(
+                f"the operator is applied to a {type(other).__name__}; legal is a tensor ({n},) or ({n}, k)"
+            )
         if other.ndim not in (1, 2) or len(other) != n:
             raise UsageError(
                 f"the operator {self.shape[0]} x {n} is applied to a tensor of shape {tuple(other.shape)}; "
@@ -213,6 +221,11 @@ def told(error: RuntimeError) -> Exception:
             "the function holds a torch.autograd.Function marked once_differentiable, which has no second derivative: "
             "write its backward pass from differentiable operations and take the mark away"
         )
+    if "not have been used in the graph" in str(error):
+        return UsageError(
+            "the function calls torch.autograd.grad itself, which forward mode cannot see through: take "
+            "mode='double-backward', or torch.func.grad inside the function"
+        )
     found = KERNEL.search(str(error))
     if found is None:
         return error
@@ -225,7 +238,8 @@ def told(error: RuntimeError) -> Exception:
         )
     elif "rnn" in kernel:
         cure = "evaluate the function under torch.backends.cudnn.flags(enabled=False)"
-    return UsageError(f"the kernel '{kernel}' in the function has no second derivative: {cure}")
+    order = "second" if found[1] else "forward-mode"
+    return UsageError(f"the kernel '{kernel}' in the function has no {order} derivative: {cure}")
 
 
 def _wait(like: Tensor) -> None:

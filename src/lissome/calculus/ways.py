@@ -20,12 +20,13 @@ against 18.4 and 4.1; a small Llama (21,792) 4.4 and 1.7 against 22.3 and 2.6.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from lissome._errors import RunError, UsageError, unknown
 from lissome._vector import flatten, unflatten
@@ -61,7 +62,7 @@ class Recorded:
         self.leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
         with torch.enable_grad():
             self.value = call(self.leaves)
-        _check_value(self.value, next(iter(tensors.values())), shape)
+        _check_value(self.value, list(self.leaves.values()), shape)
 
     @functools.cached_property
     def _ones(self) -> Tensor:
@@ -74,13 +75,20 @@ class Recorded:
         with torch.enable_grad():
             return self._back(self.value, self._ones, create=True)
 
+    @functools.cached_property
+    def _bent(self) -> Tensor:
+        """The gradient, after a look for what would make its derivative silently 0: torch prunes it from the way."""
+        if any(node.name() == "torch::autograd::Error" for node in _nodes(self.gradient)):
+            raise RuntimeError("a part of the function is once_differentiable")
+        return self.gradient
+
     def bend(self, v: Tensor) -> Tensor:
         """Return H v."""
-        return self._back(self.gradient, v)
+        return self._back(self._bent, v)
 
     def push(self, v: Tensor) -> Tensor:
         """Return J v."""
-        found = torch.autograd.grad(self.gradient, self._ones, v, retain_graph=True, materialize_grads=True)
+        found = torch.autograd.grad(self._bent, self._ones, v, retain_graph=True, materialize_grads=True)
         return found[0]
 
     def pull(self, u: Tensor) -> Tensor:
@@ -162,6 +170,9 @@ def _point(f: Function, x: Point) -> tuple[Callable[[Mapping[str, Tensor]], Tens
     """Return f as a function of a dict, and x as one, checked."""
     named = isinstance(x, Mapping)
     tensors: dict[str, Tensor] = dict(x) if named else {"x": x}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise UsageError(f"'{name}' of the point is a {type(tensor).__name__}; legal is a tensor")
     if not sum(tensor.numel() for tensor in tensors.values()):
         raise UsageError("the point holds no numbers; legal is a tensor (p,), or name -> tensor, with p at least 1")
     first = next(iter(tensors.values()))
@@ -183,21 +194,35 @@ def _point(f: Function, x: Point) -> tuple[Callable[[Mapping[str, Tensor]], Tens
     return lambda tensors: f(tensors["x"]), tensors
 
 
-def _check_value(value: Tensor, like: Tensor, shape: tuple[int | None, ...]) -> None:
+def _check_value(value: Tensor, leaves: list[Tensor], shape: tuple[int | None, ...]) -> None:
     what = "a vector (M,)" if shape else "a scalar ()"
+    if not isinstance(value, Tensor):
+        raise UsageError(f"the function returned a {type(value).__name__}; legal is a tensor, {what}")
     if value.ndim != len(shape):
         cure = "reshape(-1)" if shape else "sum() or mean()"
         raise UsageError(f"the function returned shape {tuple(value.shape)}; legal is {what}: call {cure}")
     if not value.is_floating_point():
         raise UsageError(f"the function returned {value.dtype}; legal is {what} of real floating-point numbers")
-    if shape and value.dtype != like.dtype:
+    if shape and value.dtype != leaves[0].dtype:
         raise UsageError(
-            f"the function returned {value.dtype} for a point in {like.dtype}; legal is the same: call to()"
+            f"the function returned {value.dtype} for a point in {leaves[0].dtype}; legal is the same: call to()"
         )
-    if not value.requires_grad:
+    ends = [value, *(getattr(node, "variable", None) for node in _nodes(value))]
+    if not any(end is leaf for end in ends for leaf in leaves):
         raise UsageError(
             "the function does not depend on x by any graph: look for detach(), item(), no_grad or argmax in it, or "
             "for other tensors than those it is given"
         )
     if not bool(value.isfinite().all()):
         raise RunError("the function is not finite at x; start from another point, or use float64")
+
+
+def _nodes(tensor: Tensor) -> Iterator[Node]:
+    """Walk the graph behind a tensor."""
+    seen, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(each for each, _ in node.next_functions)
