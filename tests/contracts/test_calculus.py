@@ -92,15 +92,9 @@ def attention():
 
 
 def llama():
-    config = LlamaConfig(
-        vocab_size=5,
-        hidden_size=4,
-        intermediate_size=6,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        attn_implementation="eager",
-    )
+    sizes = {"vocab_size": 5, "hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    config = LlamaConfig(**sizes, **heads, attn_implementation="eager")  # type: ignore[call-arg]
     model, tokens = shaken(LlamaForCausalLM(config)).eval(), torch.tensor([[0, 3, 1, 4], [2, 2, 0, 1]])
     names = ["model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.v_proj.weight", "model.norm.weight"]
     # its norms and angles are in float32 whatever the weights are
@@ -145,7 +139,9 @@ def matrix(kind, label):
     """Return the dense matrix that an operator is held to."""
     _, H, r, J = truth(label)
     weight = weights(len(r))
-    return {"hessian": H, "jacobian": J, "gauss_newton": 2 / len(r) * J.T @ (weight[:, None] * J), "gram": J @ J.T}[kind]
+    return {"hessian": H, "jacobian": J, "gauss_newton": 2 / len(r) * J.T @ (weight[:, None] * J), "gram": J @ J.T}[
+        kind
+    ]
 
 
 def weights(M):
@@ -295,7 +291,7 @@ def test_parameters_and_their_gradients_are_left_alone(kind, label, mode):
     for p in x.values():
         p.grad = torch.full_like(p, 7.0)
     A = OPERATORS[kind](here, x, mode, lambda x: factor * here.f(x), lambda x: factor * here.r(x))
-    A @ drawn(A.shape[1], 2)
+    _ = A @ drawn(A.shape[1], 2)
     A.dense()
     assert factor.grad is None
     assert all(torch.equal(p, here.x[name]) and bool((p.grad == 7).all()) for name, p in x.items())
