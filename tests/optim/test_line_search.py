@@ -66,6 +66,21 @@ def test_a_trial_that_is_not_finite_is_too_long(broken, edge):
     found = search(line, line.at(0.0), 10.0)
     assert found.verdict is Verdict.WOLFE
     assert 0 < found.trial.t < edge
+    assert found.evaluations <= 9  # a tenth each time
+
+
+def test_a_huge_value_is_no_obstacle():
+    line = Line(lambda t: (t - 1) ** 2 + 1e250 * (t > 5), lambda t: 2 * (t - 1) + 1e250 * (t > 5))
+    found = search(line, line.at(0.0), 100.0)
+    assert found.verdict is Verdict.WOLFE
+    assert found.trial.t <= 5
+
+
+def test_a_rise_after_a_fall_is_not_passed_over():
+    line = Line(lambda t: -10.0 * (t > 0) + 5.0 * (t > 1), lambda t: -1.0)  # never flat, and lowest up to 1
+    found = search(line, line.at(0.0), 1.0, Search(evaluations=8))
+    assert (found.verdict, found.trial.f) == (Verdict.DECREASE, -10.0)
+    assert max(line.asked) == line.asked[1]
 
 
 def test_a_finite_value_with_a_broken_slope_is_too_long():
@@ -126,6 +141,7 @@ def test_interpolation_finds_the_minimum_of_a_cubic(least, width, ends):
         (Trial(0.0, 0.0, 1.0), Trial(1.0, 1.0, 1.0)),  # a straight line
         (Trial(0.0, 0.0, -1.0), Trial(1.0, math.inf, 1.0)),
         (Trial(1.0, 0.0, -1.0), Trial(1.0, 0.0, -1.0)),
+        (Trial(0.0, 0.0, -1.0), Trial(1.0, 1e250, 1e250)),
         (Trial(0.0, 0.0, 1.0), Trial(1.0, 0.8, 1.0)),  # rises throughout
     ],
 )

@@ -36,10 +36,10 @@ def definite(p, seed, dtype=torch.float64):
 
 
 def pair(p, seed, t):
-    """Return H, g, and a step of length t from it with some y of positive curvature."""
+    """Return H, g, a step of length t, and a y of positive curvature; b of the rules falls as 1 / t."""
     H, g = definite(p, seed), normal(p, seed=seed + 1)
     s = -t * (H @ g)
-    return H, g, s, definite(p, seed + 2) @ s
+    return H, g, s, t * definite(p, seed + 2) @ s
 
 
 def quadratic(p, seed=0):
@@ -135,6 +135,28 @@ def test_the_first_matrix_has_the_scale_of_the_curvature(rule):
     H, s, y = torch.eye(6, dtype=torch.float64), -0.1 * g, -25.0 * 0.1 * g  # curvature 25 in all directions
     assert update(H, s, y, g, 0.1, rule=RULES[rule], first=True)
     torch.testing.assert_close(H, torch.eye(6, dtype=torch.float64) / 25)
+
+
+@every_rule
+def test_the_first_update_scales_only_once(rule):
+    _, g, _, _ = pair(7, 3, 0.2)
+    s = -0.2 * g
+    y = definite(7, 5) @ s
+    scaled = torch.eye(7, dtype=torch.float64) * (y @ s) / (y @ y)
+    B = torch.linalg.inv(scaled)
+    theta, _ = oracle.parameters(rule, B, scaled, s, y)
+    sigma = 1 + theta * (float((s @ B @ s) * (y @ scaled @ y) / (y @ s) ** 2) - 1)
+    truth = torch.linalg.inv(oracle.hessian(B, s, y, theta, 1 / sigma))
+    H = torch.eye(7, dtype=torch.float64)
+    assert update(H, s, y, g, 0.2, rule=RULES[rule], first=True)
+    torch.testing.assert_close(H, truth, rtol=1e-8, atol=1e-10)
+
+
+def test_curvature_that_is_rounding_is_none():
+    g = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    H, y = torch.eye(2, dtype=torch.float64), torch.tensor([-1e-17, 1.0], dtype=torch.float64)
+    assert not update(H, -g, y, g, 1.0, rule=RULES["bfgs"])
+    assert torch.equal(H, torch.eye(2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("y", [-1.0, 0.0, math.nan, math.inf])

@@ -23,7 +23,6 @@ from lissome._errors import UsageError
 
 REACH = (1.1, 4.0)  # least and largest growth of the last stretch while bracketing: MINPACK's dcsrch
 MARGIN = 0.1  # of the bracket that a trial keeps from either end
-SHRINK = 0.66  # a bracket that two trials do not shrink by this is halved: MINPACK's dcsrch
 
 
 class Verdict(Enum):
@@ -129,13 +128,11 @@ class _Line:
 
     def zoom(self, low: Trial, high: Trial) -> Found:
         """Narrow a bracket; `low` is its lower end, and has decrease unless it is the start: algorithm 3.6."""
-        widths = [math.inf, math.inf]
         while self.count < self.settings.evaluations:
             width = high.t - low.t  # negative where the bracket lies to the left
-            trial = self.look(low.t + width * self.share(low, high, abs(width) > SHRINK * widths[-2]))
+            trial = self.look(low.t + width * self.share(low, high))
             if trial.t in (low.t, high.t):
                 break  # no number is left between the ends
-            widths.append(abs(width))
             if self.flat(trial) and self.low(trial):
                 return Found(trial, self.count, Verdict.WOLFE)
             if not self.falls(trial) or trial.f >= low.f:
@@ -146,11 +143,11 @@ class _Line:
                 low = trial
         return self.ended(low)
 
-    def share(self, low: Trial, high: Trial, slow: bool) -> float:
+    def share(self, low: Trial, high: Trial) -> float:
         """Return where in the bracket to look next, between 0 (low) and 1 (high)."""
         if not high.finite:
             return MARGIN
-        wanted = None if slow else interpolate(low, high)
+        wanted = interpolate(low, high)
         if wanted is None:
             return 0.5
         return min(max((wanted - low.t) / (high.t - low.t), MARGIN), 1 - MARGIN)
@@ -187,4 +184,5 @@ def interpolate(a: Trial, b: Trial) -> float | None:
         return None
     d2 = math.copysign(math.sqrt(square), b.t - a.t)
     below = b.slope - a.slope + 2 * d2
-    return None if below == 0 else b.t - (b.t - a.t) * (b.slope + d2 - d1) / below
+    t = b.t - (b.t - a.t) * (b.slope + d2 - d1) / below if below else math.nan
+    return t if math.isfinite(t) else None  # squares of huge slopes are infinite
