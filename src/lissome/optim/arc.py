@@ -114,8 +114,8 @@ class ARC(torch.optim.Optimizer):
             state, report = advance(recorded.oracle(), self._state(), self.settings)
             if report.outcome is Outcome.NOT_FINITE:
                 raise RunError(
-                    f"the loss is {report.before} and its gradient's norm {report.gradient_norm}, or its Hessian is not "
-                    "finite; the parameters are as they were: start elsewhere, or scale the problem"
+                    f"the loss is {report.before} and the gradient's norm {report.gradient_norm}, or the Hessian is "
+                    "not finite; the parameters are as they were: start elsewhere, or scale the problem"
                 )
             self.flat.put(state.x)
         group["dense"], self.report = recorded.dense, report

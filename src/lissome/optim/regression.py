@@ -35,7 +35,7 @@ class Taylor(NamedTuple):
 def logistic(z: Tensor, b: Tensor) -> Taylor:
     """Return log(1 + e^z) - b z for labels b in {0, 1}."""
     p = torch.sigmoid(z)
-    return Taylor(torch.nn.functional.softplus(z, threshold=1e9) - b * z, p - b, p * (1 - p))
+    return Taylor(torch.logaddexp(z, z.new_zeros(())) - b * z, p - b, p * (1 - p))
 
 
 def robust(z: Tensor, b: Tensor) -> Taylor:
