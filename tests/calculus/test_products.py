@@ -1,7 +1,9 @@
 """Operators beyond their contract: what they count, what they refuse, and in which words."""
 
+import gc
 import sys
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -195,6 +197,46 @@ def test_a_fixed_chunk_repeats_bit_by_bit():
     assert torch.equal(first @ V, second @ V)
     assert torch.equal(first @ V, second @ V)
     assert first.chunk == 16
+
+
+@every_mode
+def test_a_graph_goes_with_its_operator(mode):
+    """By counting references alone: what waits for the collector of cycles waits with gigabytes."""
+    gc.collect()
+    gc.disable()
+    try:
+        H, J, K = (
+            hessian(wavy, drawn(3), mode=mode),
+            jacobian(torch.sin, drawn(3), mode=mode),
+            gram(torch.sin, drawn(3)),
+        )
+        for A in (H, J, K):
+            assert A.T.dense().shape == (A.T @ (A @ drawn(3, 9)))[:, :3].shape
+        ways = [weakref.ref(A._forth) for A in (H, J, K)]
+        ways += [weakref.ref(A._forth.one.__self__) for A in (H, J)]  # type: ignore[attr-defined]
+        del A, H, J, K
+        assert [way() for way in ways] == [None] * 5
+    finally:
+        gc.enable()
+
+
+def test_a_function_that_holds_much_is_given_few_columns_at_once(monkeypatch):
+    """Memory bounds the trial, whatever the clock says: 3,000 results of 30 numbers each stand on the way."""
+
+    def long(x):
+        for _ in range(3000):
+            x = x + 1
+        return (x**2).sum()
+
+    monkeypatch.setattr("lissome.calculus.operators.CHUNK_NUMBERS", 9 * 3000 * 30)
+    H = hessian(long, drawn(30))
+    _ = H @ drawn(30, 100)
+    assert H.chunk is not None
+    assert H.chunk <= 8
+    monkeypatch.setattr("lissome.calculus.operators.CHUNK_NUMBERS", 3000 * 30)
+    H = hessian(long, drawn(30))
+    _ = H @ drawn(30, 100)
+    assert H.chunk == 1
 
 
 # what is left out

@@ -24,7 +24,7 @@ Product = Callable[[Tensor], Tensor]
 
 SIZES = (8, 32, 128)  # columns of a chunk, as they are tried
 WORTH = 0.9  # a size is taken that needs at most this part of the seconds of the one before
-CHUNK_NUMBERS = 2**24  # numbers of the columns done at once
+CHUNK_NUMBERS = 2**26  # numbers that columns done at once may hold: half a gigabyte in float64
 DENSE_NUMBERS = 25_000_000  # numbers of a matrix that dense() makes without being asked twice: 5,000 x 5,000
 KERNEL = re.compile(r"derivative for '?(?:aten::)?(\w+)'? is not implemented|forward AD with (\w+) that")
 
@@ -37,16 +37,25 @@ class Columns:
         size: m and n.
         spare: a second way to the same product, taken for good where the first one cannot be gone.
         chunk: columns done at once; None finds the size by the trial above.
+        load: numbers that one product holds on its way, which bound the trial.
     """
 
-    def __init__(self, one: Product, size: tuple[int, int], *, spare: Product | None = None, chunk: int | None = None):
+    def __init__(
+        self,
+        one: Product,
+        size: tuple[int, int],
+        *,
+        spare: Product | None = None,
+        chunk: int | None = None,
+        load: int = 0,
+    ):
         if chunk is not None and chunk < 1:
             raise UsageError(f"chunk is {chunk}; legal is None, or a whole number of at least 1")
         self.one, self.spare, self.size = one, spare, size
         self.products = 0
         self.chunk = chunk  # what the trial has settled on so far
         self._best = float("inf")  # seconds for each column, at that size
-        self._most = max(1, CHUNK_NUMBERS // max(size))
+        self._most = max(1, CHUNK_NUMBERS // max(*size, load))
         self._open = [] if chunk is not None else [each for each in SIZES if each <= self._most] or [1]
         self._vmaps = True
 
@@ -55,7 +64,7 @@ class Columns:
         if V.ndim == 1:
             self.products += 1
             return self._loop(V[None])[0]
-        parts, rows = [], V.mT  # (k, n)
+        parts, rows = [], V.mT.contiguous()  # (k, n)
         while len(rows):
             trial = len(rows) >= self._next() and bool(self._open)
             size = min(self._next(), len(rows))
@@ -94,7 +103,7 @@ class Columns:
             with warnings.catch_warnings():
                 # where one operation has no rule for columns, torch loops over it alone
                 warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-                return vmap(self.one, randomness="same")(rows.contiguous())
+                return vmap(self.one, randomness="same")(rows)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
@@ -123,7 +132,8 @@ class Operator:
     """A real matrix (m, n) known by its products.
 
     It answers `A @ v` for a vector (n,), `A @ V` for the columns of (n, k), `A.T` and `A.dense()`, always without
-    graph. `A.products` counts the columns it has answered, and `A.chunk` is the number of them done at once: None until
+    graph. `A.products` counts the columns it has answered (those of another operator, by which `dense` may be cheaper,
+    not), and `A.chunk` is the number of them done at once: None until
     the trial has begun. Sizes of chunks differ in rounding, so what must repeat bit by bit fixes `chunk`.
 
     Args:

@@ -20,6 +20,7 @@ against 18.4 and 4.1; a small Llama (21,792) 4.4 and 1.7 against 22.3 and 2.6.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -63,6 +64,8 @@ class Recorded:
         with torch.enable_grad():
             self.value = call(self.leaves)
         _check_value(self.value, list(self.leaves.values()), shape)
+        shapes = [each.shape for node in _nodes(self.value) for each in getattr(node, "_input_metadata", ())]
+        self.load = sum(map(math.prod, shapes))  # numbers of all results on the way to the value
 
     @functools.cached_property
     def _ones(self) -> Tensor:
@@ -146,7 +149,8 @@ class Ways:
 
     def columns(self, take: Callable[[Way], Product], size: tuple[int, int], chunk: int | None) -> Columns:
         """Return what `take` makes of the way, and of the one to fall back to, for many columns."""
-        return Columns(take(self.first), size, spare=None if self.spare is None else take(self.spare), chunk=chunk)
+        spare = None if self.spare is None else take(self.spare)
+        return Columns(take(self.first), size, spare=spare, chunk=chunk, load=self.recorded.load)
 
     def jacobian(self, chunk: int | None) -> Operator:
         """Return the Jacobian (M, p) of a vector function."""
