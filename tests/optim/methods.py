@@ -25,3 +25,7 @@ METHODS |= {
         Method((Group("*", "gauss-newton", options={"damping": 1.0}),), points=32, share=0.5),
     ),
 }
+METHODS |= {
+    name: Method((Group("*", name),), points=32, resample_every=3)
+    for name in ("bfgs", "ssbfgs", "ssbroyden", "arc", "arcm")
+}

@@ -16,9 +16,12 @@ import torch
 from torch import nn
 
 from lissome._errors import UsageError, unknown
+from lissome.optim.arc import ARC
 from lissome.optim.least_squares import GaussNewton
 from lissome.optim.method import FROZEN, Group, Method
+from lissome.optim.quasi_newton import QuasiNewton
 
+GIVEN = ("params", "lr", "linearize", "hessian")  # by the loop, not as options
 REPORTED = ("gradient_norm", "damping", "rho", "sigma", "beta", "products")  # of those that report
 Reads = Literal["gradient", "search", "graph", "residual"]
 
@@ -67,7 +70,12 @@ OPTIMIZERS: dict[str, Kind] = {
             "line_search_fn": "strong_wolfe",
         },
     ),
+    "bfgs": Kind(QuasiNewton, None, reads="search", options={"rule": "bfgs"}),
+    "ssbfgs": Kind(QuasiNewton, None, reads="search", options={"rule": "ssbfgs"}),
+    "ssbroyden": Kind(QuasiNewton, None, reads="search", options={"rule": "ssbroyden"}),
     "gauss-newton": Kind(GaussNewton, None, reads="residual"),
+    "arc": Kind(ARC, None, reads="graph", options={"preset": "arc"}),
+    "arcm": Kind(ARC, None, reads="graph", options={"preset": "default"}),
 }
 
 
@@ -144,7 +152,7 @@ def build(method: Method, parameters: Mapping[str, nn.Parameter], *, fused: bool
 
 
 def _mover(group: Group, kind: Kind, parameters: tuple[nn.Parameter, ...], fused: bool) -> Mover:
-    legal = [name for name in inspect.signature(kind.make).parameters if name not in ("params", "lr", "linearize")]
+    legal = [name for name in inspect.signature(kind.make).parameters if name not in GIVEN]
     for name in group.options:
         if name not in legal:
             raise unknown(f"option of {group.optimizer}", name, legal)
