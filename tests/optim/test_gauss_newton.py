@@ -1,0 +1,189 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lissome._errors import RunError, UsageError
+from lissome.optim import GaussNewton
+from lissome.optim.gauss_newton import Damping, Ending, LeastSquares, advance, product
+from tests.oracles import gauss_newton as oracle
+
+
+def curve(m, p, seed):
+    """A residual that is a little curved, from (p,) to (m,)."""
+    generator = torch.Generator().manual_seed(seed)
+    A = torch.randn(m, p, generator=generator, dtype=torch.float64)
+    b = torch.randn(m, generator=generator, dtype=torch.float64)
+    return lambda x: A @ x - b + 0.1 * torch.sin(A @ x)
+
+
+def problem(residual):
+    return LeastSquares(lambda x: residual(x).detach(), lambda x: (residual(x).detach(), oracle.jacobian(residual, x)))
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from([1e-6, 1e-2, 1.0]), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_a_step_is_that_of_the_formulas_whichever_of_the_two_systems_is_smaller(m, p, damping, seed):
+    residual, x = curve(m, p, seed), torch.zeros(p, dtype=torch.float64)
+    new, _, report = advance(problem(residual), x, damping, Damping())
+    if report.solves == 1:
+        wanted = [oracle.step(residual, x, damping)[0], oracle.step(residual, x, damping, acceleration=False)[0]]
+        assert min(float((new - x - each).norm() / (1e-12 + each.norm())) for each in wanted) < 1e-6
+
+
+def test_acceleration_is_that_of_the_formulas():
+    residual, x = curve(9, 4, 0), torch.zeros(4, dtype=torch.float64)
+    new, _, report = advance(problem(residual), x, 1e-2, Damping())
+    wanted, bent = oracle.step(residual, x, 1e-2)
+    assert bent
+    assert report.accelerated
+    torch.testing.assert_close(new, x + wanted, rtol=1e-9, atol=1e-12)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_the_product_is_right_below_its_diagonal(m, p, rows):
+    J = torch.randn(m, p, generator=torch.Generator().manual_seed(m * p), dtype=torch.float64)
+    truth = J @ J.T if rows else J.T @ J
+    torch.testing.assert_close(product(J, rows=rows).tril(), truth.tril())
+
+
+def test_the_loss_never_rises_and_the_minimum_is_reached():
+    residual, x, damping = curve(20, 8, 1), torch.full((8,), 3.0, dtype=torch.float64), 1e-2
+    losses = []
+    for _ in range(25):
+        x, damping, report = advance(problem(residual), x, damping, Damping())
+        losses.append(report.loss)
+        assert report.loss <= report.before
+    assert float((oracle.jacobian(residual, x).T @ residual(x)).norm()) < 1e-6  # the loss tells no more
+
+
+def test_a_rejected_step_asks_for_no_second_jacobian_and_raises_the_damping():
+    count = 0
+
+    def residual(x):
+        return torch.stack([torch.exp(4 * x[0]) - 1e4, 10 * x[1]])
+
+    def linearize(x):
+        nonlocal count
+        count += 1
+        return residual(x), oracle.jacobian(residual, x)
+
+    x = torch.tensor([-0.5, 1.0], dtype=torch.float64)
+    _, _, report = advance(LeastSquares(residual, linearize), x, 1e-4, Damping(acceleration=False))
+    assert report.ending is Ending.ACCEPTED
+    assert report.solves > 1
+    assert count == 1
+    assert report.damping > 1e-4
+
+
+def test_a_step_that_cannot_improve_says_so_and_leaves_x():
+    def residual(x):
+        return 1 + x.square()
+
+    x = torch.zeros(2, dtype=torch.float64)
+    new, damping, report = advance(
+        LeastSquares(residual, lambda x: (residual(x), torch.eye(2, dtype=x.dtype))), x, 1e-2, Damping()
+    )
+    assert torch.equal(new, x)
+    assert report.ending is Ending.REJECTED
+    assert damping == Damping().start
+
+
+def test_points_where_the_residual_is_not_finite_are_rejected():
+    def residual(x):
+        return torch.where(x > 0.5, torch.nan, x - 10.0)
+
+    x = torch.zeros(1, dtype=torch.float64)
+    new, _, report = advance(
+        LeastSquares(residual, lambda x: (residual(x), torch.ones(1, 1).double())), x, 1e-2, Damping()
+    )
+    assert report.ending is Ending.ACCEPTED
+    assert 0 < float(new) <= 0.5
+
+
+def line(dtype=torch.float64):
+    model = torch.nn.Linear(2, 1).to(dtype)
+    x = torch.randn(12, 2, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    return model, lambda: torch.tanh(model(x))[:, 0] - 0.3 * x[:, 0]
+
+
+def test_the_jacobian_of_a_closure_is_that_of_its_graph():
+    model, closure = line()
+    twin, other = line()
+    twin.load_state_dict(model.state_dict())
+    first = GaussNewton(model.parameters())
+
+    def linearize():
+        r = other()
+        rows = [torch.autograd.grad(each, list(twin.parameters()), retain_graph=True) for each in r]
+        return r.detach(), torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
+
+    second = GaussNewton(twin.parameters(), linearize=linearize)
+    for _ in range(3):
+        torch.testing.assert_close(first.step(closure), second.step(other))
+    torch.testing.assert_close(model.weight, twin.weight)
+
+
+def test_a_saved_state_goes_on_with_the_same_steps():
+    model, closure = line()
+    optimizer = GaussNewton(model.parameters())
+    for _ in range(2):
+        optimizer.step(closure)
+    twin, other = line()
+    twin.load_state_dict(model.state_dict())
+    again = GaussNewton(twin.parameters())
+    again.load_state_dict(optimizer.state_dict())
+    for _ in range(3):
+        optimizer.step(closure)
+        again.step(other)
+    assert torch.equal(model.weight, twin.weight)
+
+
+def test_single_precision_works():
+    model, closure = line(torch.float32)
+    optimizer = GaussNewton(model.parameters())
+    first = float(optimizer.step(closure))
+    for _ in range(10):
+        last = float(optimizer.step(closure))
+    assert last < first
+    assert model.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda r: r.mean(), r"the closure returned \(\); legal is a residual vector"),
+        (lambda r: r.detach(), "has no graph: compute it from the parameters"),
+        (lambda r: r[:0], r"the closure returned \(0,\)"),
+        (lambda r: 3.0, "the closure returned float"),
+    ],
+)
+def test_a_closure_that_returns_no_residual_is_refused(spoil, sentence):
+    model, closure = line()
+    before = model.weight.detach().clone()
+    with pytest.raises(UsageError, match=sentence):
+        GaussNewton(model.parameters()).step(lambda: spoil(closure()))
+    assert torch.equal(model.weight, before)
+
+
+def test_a_residual_that_is_not_finite_is_refused_and_nothing_moves():
+    model, closure = line()
+    before = model.weight.detach().clone()
+    with pytest.raises(RunError, match="the residual or its Jacobian is not finite"):
+        GaussNewton(model.parameters()).step(lambda: closure() * torch.nan)
+    assert torch.equal(model.weight, before)
+
+
+def test_parameters_that_cannot_be_one_vector_are_refused():
+    sparse = torch.nn.Parameter(torch.eye(2).to_sparse())
+    with pytest.raises(UsageError, match="parameter 0 is sparse"):
+        GaussNewton([sparse])
+    with pytest.raises(UsageError, match=r"parameter 1 has dtype torch.complex64"):
+        GaussNewton([torch.zeros(1, requires_grad=True), torch.zeros(1, dtype=torch.complex64, requires_grad=True)])
+    with pytest.raises(UsageError, match="legal is one dtype and one device"):
+        GaussNewton([torch.zeros(1, requires_grad=True), torch.zeros(1, dtype=torch.float64, requires_grad=True)])
+    with pytest.raises(UsageError, match="2 groups of parameters were given"):
+        GaussNewton(
+            [{"params": [torch.zeros(1, requires_grad=True)]}, {"params": [torch.zeros(1, requires_grad=True)]}]
+        )
