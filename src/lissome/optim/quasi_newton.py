@@ -15,7 +15,7 @@ that of M. Al-Baali and H. Khalfan, "A wide interval for efficient self-scaling 
 function `ssbroyden`; `ssbfgs` is M. Al-Baali's (Comput. Optim. Appl. 9, 1998), tau = min(1, 1/b).
 
 Differs from the paper: the matrix before the first update is (y^T s / y^T y) I (Nocedal and Wright 2006, equation
-6.20), and the first tau 1 / (1 + a theta), which is 1 for BFGS; 1 - c is computed as 1 / ((1 + a)(1 + c)), which does
+6.20), and the first tau 1 / (1 + a theta), which is 1 for BFGS; h (1 - c) is computed as 1 / (b (1 + c)), which does
 not cancel.
 """
 
@@ -62,12 +62,12 @@ def ssbroyden(b: float, h: float, p: int) -> tuple[float, float]:
     """
     a = max(b * h - 1, 0.0)  # Cauchy and Schwarz, but for rounding
     c = math.sqrt(a / (1 + a))
-    rho = min(1.0, h / ((1 + a) * (1 + c)))  # rho^-
+    rho = min(1.0, 1 / (b * (1 + c)))  # rho^- = min(1, h (1 - c))
     least, most = (rho - 1) / a if a > 0 else -math.inf, 1 / rho  # theta^-, theta^+
     theta = max(least, min(most, (1 - b) / b))
     sigma = 1 + a * theta  # at least rho^-
     tau, power = min(1.0, 1 / b), sigma ** (-1 / max(p - 1, 1))
-    return theta, min(tau * power, sigma) if theta <= 0 else tau * min(power, 1 / theta)
+    return theta, min(tau * power, sigma) if theta <= 0 else tau * power  # not min(power, 1 / theta): theta <= 1
 
 
 Rule = Callable[[float, float, int], tuple[float, float]]
