@@ -149,6 +149,8 @@ def test_the_trial_judges_sizes_by_the_clock_and_settles(monkeypatch):
     assert settled(lambda size: 1.0 if size <= 32 else 3.0) == SIZES[0]
     assert settled(lambda size: abs(size - 32) + 1.0) == 32
     assert settled(lambda size: float(size)) == 1
+    slow = iter([1.0, 50.0])  # one slow chunk of the second size is forgiven
+    assert settled(lambda size: next(slow, 1.0) / size) == SIZES[-1]
 
 
 def test_without_memory_for_a_chunk_a_smaller_one_is_taken():

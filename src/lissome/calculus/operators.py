@@ -55,8 +55,10 @@ class Columns:
         self.products = 0
         self.chunk = chunk  # what the trial has settled on so far
         self._best = float("inf")  # seconds for each column, at that size
-        self._most = max(1, CHUNK_NUMBERS // max(*size, load))
-        self._open = [] if chunk is not None else [each for each in SIZES if each <= self._most] or [1]
+        most = max(1, CHUNK_NUMBERS // max(*size, load))
+        # each twice: on a busy machine one slow chunk says nothing yet
+        tried = [each for each in SIZES for _ in range(2) if each <= most] or [1]
+        self._open = [] if chunk is not None else tried
         self._vmaps = True
 
     def __call__(self, V: Tensor) -> Tensor:
@@ -87,10 +89,11 @@ class Columns:
         return self._open[0] if self._open else self.chunk or 1
 
     def _judge(self, size: int, seconds: float) -> None:
-        self._open.pop(0)
+        self._open.remove(size)
         if seconds < WORTH * self._best:
             self.chunk, self._best = size, seconds
-        else:
+            self._open = [each for each in self._open if each != size]
+        elif size not in self._open:
             self._open.clear()
         if not self._open and self.chunk == SIZES[0] and size != 1:
             self._open = [1]
