@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import lissome
-from lissome._errors import Interrupted, LissomeError, UsageError
+from lissome._errors import Interrupted, LissomeError, UsageError, unknown
 from lissome._files import legal
 from lissome.recipes.settings import METHODS, AdaptSettings, SolveSettings, inherited, load, pairs
 
@@ -77,12 +77,9 @@ def solve(
     as_json: Json = False,
 ) -> None:
     """Solve one member of a family from scratch, and keep the network."""
-    values: dict[str, float] = {}
-    for text in parameter or []:
-        values |= pairs(text)
     given = {
         "family": family,
-        "parameters": values or None,
+        "parameters": _merged(parameter or []) or None,
         "dimension": dimension,
         "constraint": constraint,
         "training.optimizer": optimizer,
@@ -175,10 +172,23 @@ def _root(
     pass
 
 
+def _merged(texts: Sequence[str]) -> dict[str, float]:
+    """Read the parameters of one member; one value for each."""
+    values: dict[str, float] = {}
+    for text in texts:
+        more = pairs(text)
+        if twice := sorted(values.keys() & more.keys()):
+            raise UsageError(f"parameter '{twice[0]}' is given twice; legal is one value, one member is solved")
+        values |= more
+    return values
+
+
 def _file(settings: Path | None, out: Path, resume: bool) -> Path | None:
     """Return the file of settings to read; a run that is gone on with brings its own."""
     kept = out / "settings.yaml"
-    return kept if settings is None and resume and kept.is_file() else settings
+    if resume and not kept.is_file():
+        raise UsageError(f"'{out}' cannot be resumed: it holds no settings.yaml; leave out --resume to begin there")
+    return kept if settings is None and resume else settings
 
 
 def _common(
@@ -251,8 +261,16 @@ def _guarded(run: Callable[[], Any]) -> int:
         message = getattr(error, "format_message", None)
         if message is None or not hasattr(error, "exit_code"):
             raise
-        text = message()  # empty where the help was printed instead
+        text = _completed(message(), error)  # empty where the help was printed instead
         return _complain(text, UsageError.exit_code) if text else UsageError.exit_code
+
+
+def _completed(text: str, error: Exception) -> str:
+    """Name the legal verbs where the parser knows none of that name."""
+    verbs = getattr(getattr(getattr(error, "ctx", None), "command", None), "commands", None)
+    if not verbs or not text.startswith("No such command '"):
+        return text
+    return str(unknown("command", text.split("'")[1], verbs))
 
 
 def _complain(sentence: str, code: int) -> int:

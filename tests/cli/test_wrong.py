@@ -30,6 +30,7 @@ def copied(solved, tmp_path):
         ([], "setting 'family' is missing"),
         (["poisson", "--parameter", "q=1"], "unknown parameter of family 'poisson': 'q'; legal are: c, k"),
         (["poisson", "--parameter", "c"], "--parameter takes name=number.*'c' is none"),
+        (["poisson", "--parameter", "c=1", "--parameter", "c=2"], "parameter 'c' is given twice"),
         (["poisson", "--parameter", "c=red"], "--parameter takes name=number.*'c=red' is none"),
         (["poisson", "--dimension", "0"], "'dimension' is 0: input should be greater than or equal to 1"),
         (["poisson", "--dimension", "two"], "Invalid value for '--dimension'"),
@@ -43,7 +44,6 @@ def copied(solved, tmp_path):
         (["poisson", "--set", "training.optimizer=adamm"], "unknown optimizer 'adamm'.*did you mean 'adam'"),
         (["poisson", "--set", "training.options={beta: 1}"], "unknown option of adam 'beta'.*'betas'"),
         (["poisson", "--set", "training.groups=[{pattern: '*core'}]"], "the pattern '\\*core' has no trained"),
-        (["poisson", "--set", "training.steps=null"], "the budget is empty"),
         (["poisson", "--set", "points.draw=sobl"], "unknown.*'sobl'.*did you mean 'sobol'"),
         (["poisson", "--set", "seed"], "--set takes key=value"),
         (["poisson", "--nosuch"], "No such option: --nosuch"),
@@ -171,13 +171,52 @@ def test_a_truncated_adapter_is_told(lissome, solved, tmp_path):
 def test_a_resume_names_the_first_setting_that_differs(lissome, copied, tmp_path):
     said = lissome.complaint("pde", "solve", "--resume", "--out", copied, "--seed", "7")
     assert "'seed' was 0 and is 7 now" in said
-    assert "holds no settings.yaml" in lissome.complaint("pde", "solve", "poisson", "--resume", "--out", tmp_path)
+    for words in (["solve", "poisson"], ["solve"], ["adapt"]):
+        said = lissome.complaint("pde", *words, "--resume", "--out", tmp_path)
+        assert f"'{tmp_path}' cannot be resumed: it holds no settings.yaml" in said
 
 
 def test_compare_needs_runs(lissome, solved, tmp_path):
     assert "Missing argument" in lissome.complaint("compare")
     assert "there is no run directory" in lissome.complaint("compare", tmp_path / "no", "--out", tmp_path / "page")
     assert "is not a run directory" in lissome.complaint("show", tmp_path)
+
+
+def test_compare_writes_over_nothing_but_its_own_page(lissome, copied, solved, tmp_path):
+    page = (copied / "index.html").read_bytes()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "index.html").write_text("mine")
+    for out in (copied, tmp_path / "notes", copied / "settings.yaml"):
+        assert "is no page of compared runs" in lissome.complaint("compare", solved, "--out", out)
+    assert (copied / "index.html").read_bytes() == page
+    assert not (copied / "comparison.json").exists()
+    assert (tmp_path / "notes" / "index.html").read_text() == "mine"
+    for runs in ([solved], [solved, copied]):
+        lissome("compare", *runs, "--out", tmp_path / "page")
+
+
+def test_an_adapter_of_another_cell_is_told(lissome, solved, tmp_path):
+    words = ["--parameter", "c=1", "--parameter", "c=2", *SHORT, "--jobs", "1", "--out", tmp_path / "a"]
+    lissome("pde", "adapt", solved, *words)
+    cell, other = (tmp_path / "a" / f"c={c},k=1" / "svd" for c in (1, 2))
+    shutil.copy(other / "adapter.safetensors", cell)
+    further = ["pde", "adapt", cell, "--parameter", "c=3", *SHORT, "--out", tmp_path / "b"]
+    assert f"is not what '{cell}' has trained" in lissome.complaint(*further)
+    assert not (tmp_path / "b").exists()
+    shutil.rmtree(other / "checkpoint")  # an adapter is enough by itself
+    lissome("pde", "adapt", other, *further[3:])
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["shwo"], "unknown command 'shwo'; legal are: .*compare.*pde.*did you mean 'show'"),
+        (["pde", "sovle"], "unknown command 'sovle'; legal are: families, solve, adapt.*did you mean 'solve'"),
+    ],
+)
+def test_an_unknown_verb_is_answered_with_the_legal_ones(lissome, words, text):
+    said = lissome.complaint(*words)
+    assert re.search(text, said), said
 
 
 OPERATOR = "    def operator(self, u, p):\n        return {}\n"

@@ -199,16 +199,23 @@ def test_sobol_and_latin_fill_evenly():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Ball(3, radius=0.0), "a ball of radius 0.0 is empty"),
-        (lambda: Ball(3, time=(1.0, 1.0)), r"time \(1.0, 1.0\) is empty; legal is \(start, end\) with start < end"),
-        (lambda: Box((0.0,), (0.0,)), "is empty; legal is low < high"),
-        (lambda: Box((0.0, 0.0), (1.0,)), "is empty; legal is low < high"),
-        (lambda: Box((0.0,), (1.0,), time=(2.0, 1.0)), "is empty; legal is"),
+        (lambda: Ball(3, radius=0.0), "a ball of radius 0.0 is empty or endless"),
+        (
+            lambda: Ball(3, time=(1.0, 1.0)),
+            r"time \(1.0, 1.0\) is empty or endless; legal is \(start, end\) with start < end",
+        ),
+        (lambda: Box((0.0,), (0.0,)), "is empty or endless; legal is low < high, both finite"),
+        (lambda: Box((0.0, 0.0), (1.0,)), "is empty or endless; legal is low < high, both finite"),
+        (lambda: Box((0.0,), (1.0,), time=(2.0, 1.0)), "is empty or endless; legal is"),
+        (lambda: Ball(3, radius=float("inf")), "a ball of radius inf is empty or endless"),
+        (lambda: Ball(3, time=(0.0, float("inf"))), r"time \(0.0, inf\) is empty or endless"),
+        (lambda: Box((0.0,), (float("inf"),)), "is empty or endless; legal is low < high, both finite"),
+        (lambda: Box((float("nan"),), (1.0,)), "is empty or endless; legal is low < high, both finite"),
         (lambda: Box((0.0, 0.0), (1.0, 1.0), periodic=True), "a periodic box has 2 coordinates; legal is 1"),
         (lambda: Ball(2).interior(3, seeded(), "even"), "unknown sampling 'even'"),
     ],
 )
-def test_empty_domains_are_refused(make, words):
+def test_empty_and_endless_domains_are_refused(make, words):
     with pytest.raises(UsageError, match=words):
         make()
 

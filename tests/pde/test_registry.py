@@ -8,6 +8,7 @@ import torch
 
 from lissome._errors import UsageError
 from lissome.pde import Family, Problem, families, load_family
+from lissome.pde.registry import member
 from tests.pde.members import FEW, FILE, cache
 
 SHORT = {"points": FEW, "test_points": 20}
@@ -170,6 +171,7 @@ MISTAKES = {
     "an operator of another shape": ("u.laplacian", "u.laplacian[:, None]", "operator", r"returned \(8, 8\) for"),
     "an operator that forgets to return": ("return u.dt", "u.dt", "operator", "returned NoneType for 8 points"),
     "an operator that is NaN": ("self.k * u", "torch.log(-p.t) * u", "operator", "it is nan at \\["),
+    "an operator that forgets u": ("u.dt - self.k * u.laplacian", "p.t", "operator", "does not depend on u"),
     "an operator that raises": ("u.laplacian", "u.laplace", "operator", "AttributeError: .*laplace"),
     "an operator that reads too far": ("u.laplacian", "u.d(2)", "operator", "coordinate 2 .*legal are 0 to 1"),
     "a solution of another shape": (
@@ -198,7 +200,7 @@ MISTAKES = {
         "dimension is 1 and the family's 2; .*say dimensions = 1",
     ),
     "a domain that is none": ("return Box(", "Box(", "domain", "returned NoneType; legal is a Ball or a Box"),
-    "an empty domain": ("(1.0,) * self", "(0.0,) * self", "domain", "is empty; legal is low < high"),
+    "an empty domain": ("(1.0,) * self", "(0.0,) * self", "domain", "is empty or endless; legal is low < high"),
     "a homogeneous operator that is NaN": ("self.k * u", "torch.log(-p.t) * u", "operator", "it is nan at"),
     "a homogeneous operator of another shape": (
         "u.laplacian",
@@ -275,6 +277,25 @@ def test_a_family_made_where_there_is_no_file():
     exec(WHOLE.replace("u.laplacian", "u.laplace"), space)
     with pytest.raises(UsageError, match=r"^<string>, line 13: operator of family 'mine' failed: AttributeError"):
         Problem(space["Mine"](), **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("def __init__(self):\n        pass", "TypeError: .*__init__"),
+        (
+            "def __init__(self, *given, **more):\n        super().__init__(*given, **more)\n        1 / 0",
+            "ZeroDivisionError",
+        ),
+    ],
+)
+def test_a_beginning_of_ones_own_that_fails_is_one_sentence(tmp_path, body, words):
+    path = written(tmp_path, WHOLE + f"\n    {body}\n")
+    with pytest.raises(UsageError, match=words) as error:
+        member(path, None, {})
+    said = sentence(error)
+    assert said.startswith(f"{path}, line ")
+    assert "__init__ of family 'mine' failed: " in said
 
 
 def test_a_class_without_a_name_is_told_so_in_python_too():

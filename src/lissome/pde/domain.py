@@ -37,8 +37,8 @@ class Ball:
     periodic = False
 
     def __post_init__(self):
-        if not self.radius > 0:
-            raise UsageError(f"a ball of radius {self.radius} is empty; legal is a number above 0")
+        if not 0 < self.radius < math.inf:
+            raise UsageError(f"a ball of radius {self.radius} is empty or endless; legal is a finite number above 0")
         _check_time(self.time)
 
     @property
@@ -117,8 +117,11 @@ class Box:
     periodic: bool = False
 
     def __post_init__(self):
-        if len(self.low) != len(self.high) or any(a >= b for a, b in zip(self.low, self.high, strict=False)):
-            raise UsageError(f"a box from {self.low} to {self.high} is empty; legal is low < high in every coordinate")
+        if len(self.low) != len(self.high) or not all(map(_ascend, self.low, self.high)):
+            raise UsageError(
+                f"a box from {self.low} to {self.high} is empty or endless; "
+                "legal is low < high, both finite, in every coordinate"
+            )
         if self.periodic and len(self.low) != 1:
             raise UsageError(f"a periodic box has {len(self.low)} coordinates; legal is 1")
         _check_time(self.time)
@@ -208,8 +211,12 @@ def points(domain: Domain, z: Tensor) -> Points:
 
 
 def _check_time(time: Time) -> None:
-    if time is not None and not time[0] < time[1]:
-        raise UsageError(f"the time {time} is empty; legal is (start, end) with start < end")
+    if time is not None and not _ascend(*time):
+        raise UsageError(f"the time {time} is empty or endless; legal is (start, end) with start < end, both finite")
+
+
+def _ascend(low: float, high: float) -> bool:
+    return -math.inf < low < high < math.inf
 
 
 def _direction(cube: Tensor) -> Tensor:

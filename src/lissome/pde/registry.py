@@ -43,6 +43,23 @@ def load_family(name: str | Path) -> type[Family]:
     return found
 
 
+def member(name: str | Path, dimension: int | None, parameters: dict[str, float]) -> Family:
+    """Return one member of a family, by the family's name or file.
+
+    Raises:
+        UsageError: as `load_family`; a dimension or parameter that the family does not have; or a person's own
+            `__init__` fails, which has to take `dimension=None, **parameters` and pass them on.
+    """
+    kind = load_family(name)
+    try:
+        return kind(dimension, **parameters)
+    except UsageError:
+        raise
+    except Exception as error:
+        place = _place(kind, "__init__", error)
+        raise UsageError(f"{place}: __init__ of family '{kind.name}' failed: {_said(error)}") from error
+
+
 @contextlib.contextmanager
 def guard(family: Family, what: str) -> Iterator[None]:
     """Turn an error in a family's own code into one sentence with its file and line."""

@@ -45,6 +45,7 @@ def learn(family: Family, domain: Domain, dtype: torch.dtype) -> Needs:
     with guard(family, "operator"):
         record(family.operator, points(domain, inside.z.to(dtype)), family.dimension)
         needs, along = record(family.operator, inside, family.dimension)
+        _check_reads(family, inside, needs)
     if family.homogeneous:
         _try_operator(family, inside, needs)
     else:
@@ -81,13 +82,29 @@ def try_formula(
     return found
 
 
+@torch.enable_grad()
+def _check_reads(family: Family, inside: Points, needs: Needs) -> None:
+    """Refuse an operator whose value does not depend on u: no network would be trained."""
+    found = _level(inside, needs, 0.5)
+    values = apply(family.operator, inside, family.dimension, needs, found)
+    if isinstance(values, Tensor) and not values.requires_grad:
+        raise UsageError("it does not depend on u: read u.value or a derivative of it, and do not detach them")
+
+
+def _level(inside: Points, needs: Needs, level: float) -> Derivatives:
+    """Return a field that is one number everywhere, as are all its derivatives; with its graph."""
+    n = len(inside.z)
+    shapes = (n,), (len(needs.first), n), (len(needs.second), n), (needs.along, n)
+    return Derivatives(*(inside.z.new_full(shape, level).requires_grad_() for shape in shapes))
+
+
+@torch.no_grad()
 def _try_operator(family: Family, inside: Points, needs: Needs) -> None:
     """Refuse an operator that has no number for a field that is 0, nor for one that is 1/2 as all its derivatives."""
-    n, values = len(inside.z), []
+    n, values = len(inside.z), list[Tensor]()
     with guard(family, "operator"):
         for level in (0.0, 0.5):
-            shapes = (n,), (len(needs.first), n), (len(needs.second), n), (needs.along, n)
-            found = Derivatives(*(inside.z.new_full(shape, level) for shape in shapes))
+            found = _level(inside, needs, level)
             values.append(apply(family.operator, inside, family.dimension, needs, found))
         if isinstance(values[0], Tensor) and values[0].shape == (n,):
             values[0] = torch.where(values[0].isfinite(), *values)

@@ -79,9 +79,10 @@ def adapt(
     pairs = zip(found, summaries, strict=True)
     failed = [f"{cell.name} ({summary['failed']})" for cell, summary in pairs if summary.get("failed")]
     if failed:
+        others = "the others are done, " if len(failed) < len(found) else ""
         raise RunError(
             f"{len(failed)} of {len(found)} cells failed: {'; '.join(failed)}; "
-            f"the others are done, see {out / 'index.html'}, and --resume tries these again"
+            f"{others}see {out / 'index.html'}, and --resume tries these again"
         )
     return summaries
 

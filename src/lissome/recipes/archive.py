@@ -12,7 +12,8 @@ from lissome._errors import UsageError
 from lissome.adapt import Adapted
 from lissome.models import MLP
 from lissome.optim import checkpoint
-from lissome.pde import Family, Problem, load_family
+from lissome.pde import Family, Problem
+from lissome.pde.registry import member
 from lissome.recipes.settings import AdaptSettings, NetworkSettings, SolveSettings
 from lissome.recipes.settings import load as read_settings
 from lissome.recipes.training import DTYPES, problem_of
@@ -74,11 +75,6 @@ def load_solution(run: Path) -> Solution:
     return _adapted(run, settings)
 
 
-def member(name: str, dimension: int | None, parameters: dict[str, float]) -> Family:
-    """Return one member of a family, by the family's name or file."""
-    return load_family(name)(dimension, **parameters)
-
-
 def build(problem: Problem, settings: NetworkSettings, seed: int) -> nn.Module:
     """Return a new network for a problem, from a seed."""
     return MLP(
@@ -105,8 +101,22 @@ def _solved(run: Path) -> Solution:
 def _adapted(run: Path, settings: AdaptSettings) -> Solution:
     base = load_solution(Path(settings.run))
     family = base.family.at(**settings.targets[0])
-    network = Adapted.load(base.network.to(DTYPES[settings.dtype]), run / ADAPTER).merged()
-    return Solution(family, network, base.constraint, problem_of(family, settings, base.constraint))
+    problem = problem_of(family, settings, base.constraint)
+    adapted = Adapted.load(base.network.to(DTYPES[settings.dtype]), run / ADAPTER)
+    _check_own(run, problem.wrap(adapted))
+    return Solution(family, adapted.merged(), base.constraint, problem)
+
+
+def _check_own(run: Path, model: nn.Module) -> None:
+    """Refuse an adapter that is not the one its run has trained, where the run still has its checkpoint."""
+    place = run / "checkpoint"
+    if not checkpoint.exists(place):
+        return  # the adapter is all that is needed, and may be all that was kept
+    kept, own = checkpoint.read(place).model, model.state_dict()
+    if kept.keys() != own.keys() or not all(torch.equal(own[name], kept[name]) for name in own):
+        raise UsageError(
+            f"'{run / ADAPTER}' is not what '{run}' has trained: it differs from its checkpoint; put its own back"
+        )
 
 
 def _check_finished(run: Path, verb: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lissome import report
+from lissome._errors import UsageError
 from lissome.report.comparison import again, is_comparison
 from lissome.report.read import read_run
 
@@ -24,7 +25,8 @@ def show(run: str | Path) -> list[dict[str, Any]]:
         again(run)
         return _rows(run)
     if begun and not (run / "metrics.jsonl").exists():  # an adaptation that was killed before it drew its page
-        return compare(begun, run)
+        report.compare(begun, run)
+        return _rows(run)
     report.page(run)
     return [read_run(run).row()]
 
@@ -33,11 +35,20 @@ def compare(runs: Sequence[str | Path], out: str | Path, title: str | None = Non
     """Put runs on one page in `out`; return the rows.
 
     Raises:
-        UsageError: a directory holds no run, or a file in it is broken.
+        UsageError: a directory holds no run, or a file in it is broken; or `out` holds something, but for an earlier
+            page of `compare`.
     """
     out = Path(out)
+    _check_free(out)
     report.compare(runs, out, title)
     return _rows(out)
+
+
+def _check_free(out: Path) -> None:
+    """Refuse to write over a run, an adaptation or a person's files; a page of runs can always be made again."""
+    page = is_comparison(out) and not (out / "settings.yaml").exists()
+    if out.exists() and not page and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"'{out}' exists and is no page of compared runs; name another directory by --out")
 
 
 def _rows(directory: Path) -> list[dict[str, Any]]:
