@@ -79,7 +79,7 @@ def test_the_loss_never_rises(method, name):
 def closure_of(function, dtype=torch.float64):
     start = function.x(dtype)
     parts = [torch.nn.Parameter(part.clone()) for part in start.split([1, len(start) - 1])]
-    return parts, lambda: function.f(torch.cat(parts))
+    return parts, lambda: function.f(torch.cat([*parts]))
 
 
 def steps(optimizer, parts, closure, count):

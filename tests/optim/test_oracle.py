@@ -9,7 +9,7 @@ from lissome._errors import UsageError
 from lissome.optim import curvature as module
 from lissome.optim.curvature import Curvature
 from lissome.optim.flat import Flat
-from lissome.optim.oracle import Counts, Oracle, Recorded, differentiable
+from lissome.optim.oracle import Counted, Counts, Oracle, Recorded, differentiable
 from tests.optim.functions import FUNCTIONS
 from tests.oracles import cubic as truth
 
@@ -132,9 +132,10 @@ def test_every_question_is_counted():
     oracle.gradient(x)
     before = oracle.counts
     operator = oracle.hessian(x)
+    assert isinstance(operator, Counted)
     assert operator.shape == (3, 3)
-    operator @ x
-    operator @ torch.ones(3, 4)
+    assert (operator @ x).shape == (3,)
+    assert (operator @ torch.ones(3, 4)).shape == (3, 4)
     assert oracle.counts - before == Counts(products=5)
     operator.dense()
     assert oracle.counts == Counts(1, 1, 1, 5)

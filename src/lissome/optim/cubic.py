@@ -106,7 +106,7 @@ class Exact:
 
     >>> step = Exact(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([3.0, 0.0])).cubic(1.0)
     >>> step.s, step.multiplier  # 3 = 2 |s| + |s|^2
-    (tensor([-1., 0.]), 1.0)
+    (tensor([-1.,  0.]), 1.0)
     """
 
     def __init__(self, B: Tensor, g: Tensor):
@@ -146,7 +146,7 @@ class Krylov:
         UsageError: the shapes do not fit, or size is less than 1.
 
     >>> Krylov(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([3.0, 0.0])).cubic(1.0).s
-    tensor([-1., 0.])
+    tensor([-1.,  0.])
     """
 
     def __init__(
