@@ -1,8 +1,9 @@
-"""`python -m benchmarks [NAME...] [--quick] [--again]`: run what is not yet known here, print it, keep it."""
+"""`python -m benchmarks [NAME...] [--quick] [--again] [--only TEXT]`: run what is not yet known here, and keep it."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 from typing import Any
 
@@ -10,12 +11,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import laplacian, pde_step, record
+from benchmarks import record, trials
 from benchmarks.race import race
 from benchmarks.registry import Benchmark, Cell, DisagreementError
 from lissome.optim import keep_memory
 
-BENCHMARKS = {module.BENCHMARK.name: module.BENCHMARK for module in (pde_step, laplacian)}
+# a module is loaded when it is asked for: not every machine has every peer
+RACES = ("pde-step", "laplacian")
+TRIALS = ("records",)
+BENCHMARKS = (*RACES, *TRIALS)
 
 
 def main() -> int:
@@ -24,13 +28,20 @@ def main() -> int:
     parser.add_argument("name", nargs="*", help=f"which: {', '.join(BENCHMARKS)}; all if none is named")
     parser.add_argument("--quick", action="store_true", help="3 rounds of each cell, and nothing is kept")
     parser.add_argument("--again", action="store_true", help="run cells that are known, too")
+    parser.add_argument("--only", default="", help="of the trainings, those whose name holds this text")
+    parser.add_argument("--jobs", type=int, default=0, help="trainings at once; 0 is one per core")
     asked = parser.parse_args()
     for name in asked.name:
         if name not in BENCHMARKS:
             parser.error(f"unknown benchmark '{name}'; there are: {', '.join(BENCHMARKS)}")
     console, refused = Console(), 0
     for name in asked.name or BENCHMARKS:
-        refused += run(BENCHMARKS[name], console, quick=asked.quick, again=asked.again)
+        benchmark = importlib.import_module(f"benchmarks.{name.replace('-', '_')}").BENCHMARK
+        if name in RACES:
+            refused += run(benchmark, console, quick=asked.quick, again=asked.again)
+        else:
+            how = {"quick": asked.quick, "again": asked.again, "only": asked.only, "jobs": asked.jobs}
+            refused += trials.run(benchmark, console, **how)
     return 1 if refused else 0
 
 

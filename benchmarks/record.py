@@ -10,7 +10,8 @@ import os
 import pathlib
 import platform
 import statistics
-from typing import Any
+import subprocess
+from typing import Any, Protocol
 
 import torch
 
@@ -38,6 +39,13 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def commit() -> str | None:
+    """Return the commit of the code, with a mark if files differ from it."""
+    asked = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
 
 
 def source(benchmark: Benchmark) -> str:
@@ -69,7 +77,26 @@ def summary(cell: Cell, times: Times, load: tuple[float, float]) -> dict[str, An
     }
 
 
-def read(benchmark: Benchmark) -> dict[str, Any]:
+class Titled(Protocol):
+    """A benchmark of either kind."""
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """One line."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What goes into the results as it is."""
+        ...
+
+
+def read(benchmark: Titled) -> dict[str, Any]:
     """Return earlier results, or an empty record."""
     path = RESULTS / f"{benchmark.name}.json"
     if path.exists():
@@ -77,7 +104,7 @@ def read(benchmark: Benchmark) -> dict[str, Any]:
     return {"name": benchmark.name, "cells": {}}
 
 
-def write(benchmark: Benchmark, record: dict[str, Any]) -> None:
+def write(benchmark: Titled, record: dict[str, Any]) -> None:
     """Replace the file whole."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{benchmark.name}.json"

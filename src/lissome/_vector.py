@@ -26,11 +26,8 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     total = sum(tensor.numel() for tensor in like.values())
     if vector.shape != (total,):
         raise UsageError(f"a vector of shape {tuple(vector.shape)} does not fit {total} numbers in {len(like)} tensors")
-    out, start = {}, 0
-    for name, tensor in like.items():
-        out[name] = vector[start : start + tensor.numel()].reshape(tensor.shape)
-        start += tensor.numel()
-    return out
+    parts = vector.split([tensor.numel() for tensor in like.values()])  # one node of the graph, not one a tensor
+    return {name: part.reshape(tensor.shape) for (name, tensor), part in zip(like.items(), parts, strict=True)}
 
 
 def functional(

@@ -20,8 +20,11 @@ from torch.func import functional_call
 
 from lissome._errors import UsageError, unknown
 from lissome.adapt.archive import check_fingerprint, fingerprint, read, write
+from lissome.adapt.factored import factored
 from lissome.adapt.forms import RESTORED
 from lissome.adapt.tucker import Tucker
+
+FEW = 4  # rows below which forms are left in factors
 
 
 def match(pattern: str, paths: Iterable[str]) -> list[str]:
@@ -85,6 +88,11 @@ class Adapted(nn.Module):
 
     def derive(self, z: Tensor, first: Any, second: Any, along: Any, recurse: Callable[..., Any]) -> Any:
         """Return the derivatives of the base with the replaced weights, as `calculus.derivatives` asks for them."""
+        if len(z) < FEW:
+            free = {path: _at(self.free, path) for path in self._free}
+            chain = factored(self.base, self.forms(), free)
+            if chain is not None:
+                return recurse(chain, z, first, second, along)
         weights = {f"base.{path}": weight for path, weight in self.weights().items()}
         return functional_call(self._hand[0], weights, (lambda base: recurse(base, z, first, second, along),))
 

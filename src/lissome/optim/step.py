@@ -40,6 +40,7 @@ class Stepper:
         self.eager = eager(self.loss) if scaler is None else eager(self.loss, scaler.scale)
         self.capture = Capture(self.eager, False, "not asked for")
         self.trace: list[Tensor] = []
+        self.drawn = True  # no step was done on these points yet
 
     def enter(self, method: Method) -> None:
         """Make the optimizers of a method; `draw` has to follow."""
@@ -94,6 +95,7 @@ class Stepper:
         else:
             batch = self.objective.sample(self.generator, self.method.points)
         self.batch: Batch = {name: value.to(self.device) for name, value in batch.items()}
+        self.drawn = True
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the objective's loss, in mixed precision if asked for."""
@@ -164,6 +166,7 @@ class Stepper:
                 step()
             else:
                 moved |= self._search(mover)
+        self.drawn = False
         return moved
 
     def _search(self, mover: Mover) -> bool:
@@ -171,6 +174,9 @@ class Stepper:
         optimizer, parameters = mover.optimizer, mover.parameters
         before = [p.detach().clone() for p in parameters]
         fresh = not optimizer.state
+        for group in optimizer.param_groups:
+            if "fresh" in group:  # what it evaluated last holds as long as the points do
+                group["fresh"] = self.drawn or self.several
         closures = {"search": self.gradient, "graph": self.graph, "residual": self.residual}
         closure: Any = closures[mover.kind.reads]  # torch takes tensors too, though its types say float
         loss: Any = optimizer.step(closure)
@@ -238,6 +244,7 @@ class Stepper:
             place = self.machine.process_index
             self.batch = {name: value[place].to(self.device) for name, value in state["points"]["batch"].items()}
             self.generator.set_state(state["points"]["generator"][place])
+        self.drawn = False
         for mover, saved in zip(self.movers, state["optimizers"], strict=True):
             mover.optimizer.load_state_dict(saved)
             # torch casts what it loads to the parameters' dtype, also counters that began in float32
