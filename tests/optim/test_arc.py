@@ -163,6 +163,16 @@ class TestRounding:
         exact = minimize(oracle_of(f, 5), found.x.double(), tolerance=1e-10)
         torch.testing.assert_close(found.x.double(), exact.x, rtol=0, atol=1e-2)
 
+    def test_where_rounding_hides_f_a_smaller_gradient_is_accepted(self):
+        centre, bend = start(-0.4, -0.03), start(2.5, 100.0)  # the model has 1 for 2.5, so that the step overshoots
+        model = torch.diag(start(1.0, 100.0))
+        oracle = Oracle(lambda x: 1e20, lambda x: (1e20, bend * (x - centre)), lambda x: model)
+        state, report = advance(oracle, begin(start(0.0, 0.0)), replace(DEFAULT, sigma=1e-9))
+        assert report.rho < 0
+        assert report.accepted
+        assert report.rejected == 0
+        assert float(state.g.norm()) < 0.5 * report.gradient_norm
+
     @every_preset
     def test_what_float32_cannot_reach_ends_as_precision(self, name):
         found = minimize(
