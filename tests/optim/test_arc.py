@@ -354,6 +354,15 @@ class TestOptimizer:
         ARC([twin], subproblem="exact").step(lambda: twin.pow(4).sum())
         torch.testing.assert_close(p, twin)
 
+    def test_an_operator_without_a_matrix_cannot_be_solved_exactly(self):
+        p = torch.nn.Parameter(start(3.0, -2.0))
+        optimizer = ARC([p], hessian=lambda: Operator(torch.eye(2).double()), subproblem="exact")
+        with pytest.raises(
+            UsageError, match=r"^a Hessian of type Operator has no dense\(\), .* take 'krylov' or 'auto'$"
+        ):
+            optimizer.step(lambda: p.pow(4).sum())
+        assert p.tolist() == [3, -2]
+
     def test_groups_are_one_vector_and_lr_is_not_read(self):
         a, b = (torch.nn.Parameter(start(v)) for v in (-1.2, 1.0))
         optimizer = ARC([{"params": [a]}, {"params": [b], "lr": 1e-9}], lr=1e-9)

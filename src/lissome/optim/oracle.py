@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -81,6 +81,15 @@ class Oracle:
         return Counted(B, self._spent)
 
 
+@runtime_checkable
+class Formed(Protocol):
+    """An operator that can give its matrix."""
+
+    def dense(self) -> Tensor:
+        """Return the matrix itself."""
+        ...
+
+
 class Counted:
     """An operator whose products, and whose dense form, are counted."""
 
@@ -98,7 +107,16 @@ class Counted:
         return self.operator @ other
 
     def dense(self) -> Tensor:
-        """Return the matrix itself."""
+        """Return the matrix itself.
+
+        Raises:
+            UsageError: the operator knows products only.
+        """
+        if not isinstance(self.operator, Formed):
+            raise UsageError(
+                f"a Hessian of type {type(self.operator).__name__} has no dense(), which subproblem 'exact' needs; take "
+                "'krylov' or 'auto'"
+            )
         self.spent["hessians"] += 1
         return self.operator.dense()
 
