@@ -171,6 +171,7 @@ class TestRounding:
         assert report.rho < 0
         assert report.accepted
         assert report.rejected == 0
+        assert state.g is not None
         assert float(state.g.norm()) < 0.5 * report.gradient_norm
 
     @every_preset

@@ -114,8 +114,8 @@ class Counted:
         """
         if not isinstance(self.operator, Formed):
             raise UsageError(
-                f"a Hessian of type {type(self.operator).__name__} has no dense(), which subproblem 'exact' needs; take "
-                "'krylov' or 'auto'"
+                f"a Hessian of type {type(self.operator).__name__} has no dense(), which subproblem 'exact' "
+                "needs; take 'krylov' or 'auto'"
             )
         self.spent["hessians"] += 1
         return self.operator.dense()
