@@ -28,6 +28,7 @@ USUAL: dict[str, Usual] = {
     **dict.fromkeys(("bfgs", "ssbfgs", "ssbroyden"), SEARCH),
     **dict.fromkeys(("gauss-newton", "arc", "arcm"), SECOND),
 }
+STILL = "none"  # of a phase whose groups move all that moves
 WARM_SHARE = 0.2  # of the seconds, for a first-order phase before others
 
 
@@ -37,9 +38,9 @@ def usual(name: str) -> Usual:
     Raises:
         UsageError: it is unknown.
     """
-    if name not in USUAL:
+    if name not in USUAL and name != STILL:
         raise unknown("optimizer", name, USUAL)
-    return USUAL[name]
+    return USUAL.get(name, FIRST)
 
 
 def course(text: str, *, timed: bool = False) -> dict[str, Any]:

@@ -91,11 +91,9 @@ class TrainingSettings(PhaseSettings):
             data |= {k: v for k, v in course(name, timed=timed).items() if k != "steps" or data.get(k) is None}
         last = [data.get("optimizer") or OPTIMIZER]
         last += [each.get("optimizer") or OPTIMIZER for each in data.get("then") or [] if isinstance(each, dict)]
-        if all(each in USUAL for each in last):
-            own = min((usual(each) for each in last), key=lambda each: each.steps)
-            filled = {"evaluate": own.evaluate, "checkpoint": own.checkpoint} | ({} if timed else {"steps": own.steps})
-            data |= {key: value for key, value in filled.items() if data.get(key) is None}
-        return data
+        own = min((usual(str(each)) for each in last), key=lambda each: each.steps)
+        filled = {"evaluate": own.evaluate, "checkpoint": own.checkpoint} | ({} if timed else {"steps": own.steps})
+        return data | {key: value for key, value in filled.items() if data.get(key) is None}
 
 
 class Common(Strict):
