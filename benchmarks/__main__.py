@@ -18,7 +18,10 @@ from lissome.optim import keep_memory
 
 # a module is loaded when it is asked for: not every machine has every peer
 RACES = ("pde-step", "laplacian")
-TRIALS = ("records",)
+TRIALS = (
+    "records",
+    "adaptation",
+)
 BENCHMARKS = (*RACES, *TRIALS)
 
 

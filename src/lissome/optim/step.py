@@ -19,6 +19,8 @@ from lissome.optim.machine import average_gradients, mean
 from lissome.optim.method import Method
 from lissome.optim.optimizers import Mover, build
 
+LARGEST = 1_000_000_000  # numbers of a Jacobian, 8 GB in float64
+
 
 class Stepper:
     """What moves the model now: a method's optimizers, its points, and the losses nobody has read yet."""
@@ -141,8 +143,14 @@ class Stepper:
         assert isinstance(self.objective, Rowwise)
         names = {id(p): name for name, p in self.model.named_parameters()}
         rows, tensors = functional(self.objective.rows, self.model, [names[id(p)] for p in mover.parameters])
-        found = []
-        for part, factor in self.objective.parts(self.batch):
+        found, parts = [], self.objective.parts(self.batch)
+        count = sum(len(next(iter(part.values()))) for part, _ in parts) * sum(t.numel() for t in tensors.values())
+        if count > LARGEST:
+            raise UsageError(
+                f"{mover.name} would hold a Jacobian of {count:,} numbers, and legal are {LARGEST:,}: take fewer "
+                "points, train fewer numbers, or take adam, lbfgs or arc"
+            )
+        for part, factor in parts:
             values, jacobian = rowwise(rows, tensors, part)
             found.append((values.reshape(-1) * factor, jacobian.mul_(factor)))
         values, jacobians = zip(*found, strict=True)

@@ -73,6 +73,8 @@ class Family(ABC):
     default_dimension: ClassVar[int] = 2
     sampling: ClassVar[str] = "uniform"
     """The draw of a problem that names none."""
+    adaptive: ClassVar[bool] = False
+    """Solutions are steep somewhere: points are best drawn where the residual is large."""
     homogeneous: ClassVar[bool] = False
     """f = 0; `exact` may then be a numeric reference that cannot be differentiated."""
     radial: ClassVar[bool] = False

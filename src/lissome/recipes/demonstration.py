@@ -19,11 +19,10 @@ SOLVE = {
     "constraint": "boundary",
     "network": {"width": 64, "depth": 2, "activation": "gelu"},
     "points.draw": "mixed",
-    "points.resample": 1,
-    "training": {"rate": 1e-2, "schedule": "cosine", "steps": 2000},
+    "training": {"optimizer": "gauss-newton", "steps": 100},
 }
-ADAPT = {"training": {"rate": 1e-2, "schedule": "cosine", "steps": 1000}}
-QUICK = {"training.steps": 40, "training.evaluate": 20, "training.compile": False}
+ADAPT = {"training": {"optimizer": "gauss-newton", "steps": 60}}
+QUICK = {"training.steps": 10, "training.evaluate": 5}
 FEW = {"points.interior": 128, "points.boundary": 32, "points.initial": 32}
 
 

@@ -14,7 +14,7 @@ from lissome._errors import UsageError, unknown
 from lissome.recipes.course import USUAL, course, usual
 
 METHODS = ("svd", "lora", "lora-xs", "pissa", "last", "full", "scratch")
-OPTIMIZER = "adam"
+OPTIMIZER = "gauss-newton"  # docs/choosing.md compares
 
 
 class Strict(BaseModel):
@@ -43,7 +43,9 @@ class PointSettings(Strict):
     resample: int | None = Field(
         default=1, ge=1, description="new points every so many steps; null keeps the first ones"
     )
-    adaptive: bool = Field(default=False, description="draw more of them where the residual is large")
+    adaptive: bool | None = Field(
+        default=None, description="draw more of them where the residual is large; null is the family's"
+    )
 
 
 class GroupSettings(Strict):
@@ -70,7 +72,9 @@ class TrainingSettings(PhaseSettings):
     """How the numbers are moved; a second optimizer after the first is a phase in `then`."""
 
     then: list[PhaseSettings] = Field(default=[], description="phases after the first, such as lbfgs")
-    steps: int | None = Field(default=None, ge=1, description="null without seconds is what is usual: 4000 of adam")
+    steps: int | None = Field(
+        default=None, ge=1, description="null without seconds is what is usual: 200 of gauss-newton, 4000 of adam"
+    )
     seconds: float | None = Field(default=None, gt=0, description="stop after so many seconds, whichever comes first")
     evaluate: int | None = Field(default=None, ge=1, description="evaluate every so many steps; null is usual")
     checkpoint: int | None = Field(default=None, ge=1, description="a checkpoint every so many steps; null is usual")

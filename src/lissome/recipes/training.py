@@ -57,7 +57,7 @@ def phases(training: TrainingSettings) -> tuple[PhaseSettings, ...]:
     return training, *training.then
 
 
-def methods(settings: Common, names: Iterable[str], points: int) -> tuple[Method, ...]:
+def methods(settings: Common, names: Iterable[str], points: int, *, adaptive: bool = False) -> tuple[Method, ...]:
     """Return what the settings say of training as methods of the loop, one per phase.
 
     The groups of a phase come in their order; what is left over, if anything, is moved by the phase itself.
@@ -66,6 +66,7 @@ def methods(settings: Common, names: Iterable[str], points: int) -> tuple[Method
         settings: with `training` and `points.resample`.
         names: of the trained parameters.
         points: how many a batch holds.
+        adaptive: whether they are drawn where the residual is large.
 
     >>> training = TrainingSettings(groups=[GroupSettings(pattern="*.bias", optimizer="sgd")])
     >>> method, = methods(Common(training=training), ["0.weight", "0.bias"], 8)
@@ -82,12 +83,17 @@ def methods(settings: Common, names: Iterable[str], points: int) -> tuple[Method
                 groups=tuple(groups),
                 schedule=phase.schedule,
                 resample_every=settings.points.resample,
-                adaptive=settings.points.adaptive,
+                adaptive=adaptive,
                 points=points,
                 share=phase.share,
             )
         )
     return tuple(found)
+
+
+def adaptive(problem: Problem, settings: Common) -> bool:
+    """Say whether points follow the residual: as settings say, else as the family does."""
+    return problem.family.adaptive if settings.points.adaptive is None else settings.points.adaptive
 
 
 def _group(pattern: str, said: GroupSettings | PhaseSettings) -> Group:
@@ -112,7 +118,7 @@ def run(
     return fit(
         model,
         problem,
-        methods(settings, trained, sum(problem.counts.values())),
+        methods(settings, trained, sum(problem.counts.values()), adaptive=adaptive(problem, settings)),
         Budget(steps=training.steps, seconds=training.seconds),
         parameters=trained,
         seed=settings.seed,

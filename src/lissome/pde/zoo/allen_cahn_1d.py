@@ -32,6 +32,7 @@ class AllenCahn1d(Family):
     )
     dimensions = 1
     homogeneous = True
+    adaptive = True
     diffusion: float
     rate: float
 

@@ -31,6 +31,7 @@ class Burgers(Family):
     )
     dimensions = 1
     homogeneous = True
+    adaptive = True
     nu: float
 
     def domain(self) -> Box:
