@@ -294,3 +294,19 @@ def test_the_bar_shows_step_loss_and_error():
     assert "step 4" in text
     assert "loss 2.50e-01" in text
     assert "loss 1.25e-01  error 5.00e-01" in text
+
+
+def test_a_method_that_meets_numbers_that_are_not_finite_says_what_is_kept(tmp_path):
+    class Broken(Sine):
+        calls = 0
+
+        def residual(self, model, batch):
+            self.calls += 1
+            return super().residual(model, batch) * (float("nan") if self.calls > 12 else 1.0)
+
+    method = Method((Group("*", "gauss-newton"),), points=16)
+    with pytest.raises(
+        RunError, match=r"after \d+ steps the residual or its Jacobian is not finite; .*; the checkpoint"
+    ):
+        fit(network(), Broken(), method, Budget(steps=50), directory=tmp_path, checkpoint_every=1)
+    assert (tmp_path / "checkpoint" / "model.safetensors").is_file()

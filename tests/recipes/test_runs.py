@@ -44,8 +44,10 @@ def state(run):
 
 
 def test_the_default_rate_is_for_adam_alone():
-    changes = ["training.groups=[{pattern: '*core', optimizer: sgd}, {pattern: '*bias'}]"]
-    changes += ["training.then=[{optimizer: lbfgs, share: 0.25}, {rate: 0.5, groups: [{pattern: '*'}]}]"]
+    changes = ["training.optimizer=adam", "training.groups=[{pattern: '*core', optimizer: sgd}, {pattern: '*bias'}]"]
+    changes += [
+        "training.then=[{optimizer: lbfgs, share: 0.25}, {optimizer: adam, rate: 0.5, groups: [{pattern: '*'}]}]"
+    ]
     found = methods(read(SolveSettings, given={"family": "x"}, changes=changes), ["a.core", "a.bias", "b"], 7)
     shown = [[(g.pattern, g.optimizer, g.lr) for g in method.groups] for method in found]
     assert shown == [
@@ -60,7 +62,12 @@ def test_the_default_rate_is_for_adam_alone():
 def test_a_second_phase_and_options_reach_the_optimizers(tmp_path):
     out = tmp_path / "run"
     changes = ["training.then=[{optimizer: lbfgs, share: 0.25, options: {max_iter: 2}}]"]
-    changes += ["training.options.betas=[0.5, 0.9]", "training.steps=10", "training.evaluate=2"]
+    changes += [
+        "training.optimizer=adam",
+        "training.options.betas=[0.5, 0.9]",
+        "training.steps=10",
+        "training.evaluate=2",
+    ]
     solve(read(SolveSettings, given=TINY, changes=changes), out, progress=False)
     assert [(row["step"], row["phase"]) for row in rows(out)] == [(0, 0), (2, 0), (4, 0), (6, 0), (8, 0), (10, 1)]
     adam, lbfgs = (method["groups"][0] for method in state(out)["methods"])
@@ -71,7 +78,8 @@ def test_a_second_phase_and_options_reach_the_optimizers(tmp_path):
 
 def test_each_method_takes_the_groups_that_it_trains(base, tmp_path):
     group = {"pattern": "*core", "optimizer": "sgd", "rate": 0.01, "options": {"momentum": 0.5}}
-    adapted(base, tmp_path / "a", methods=["svd", "last"], **{"training.groups": [group]})
+    named = {"training.groups": [group], "training.optimizer": "adam"}
+    adapted(base, tmp_path / "a", methods=["svd", "last"], **named)
     svd, last = (state(tmp_path / "a" / "c=1,k=1" / name)["methods"][0]["groups"] for name in ("svd", "last"))
     assert [(g["pattern"], g["optimizer"], g["lr"]) for g in svd] == [("*core", "sgd", 0.01), ("*", "adam", ADAM_RATE)]
     assert [(g["pattern"], g["optimizer"]) for g in last] == [("*", "adam")]

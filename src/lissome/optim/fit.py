@@ -230,9 +230,7 @@ class _Run:
         """Go through the phases that are left."""
         while True:
             while not self.stalled and self.done() < 1 and not self.stopping:
-                self.stalled = not self.stepper.advance(
-                    self.step - self.phase_step, self.methods[self.phase].factor(self.done())
-                )
+                self.stalled = not self.advance()
                 self.step += 1
                 if self.on_step is not None:
                     self.on_step(self.step, self.model)
@@ -258,6 +256,13 @@ class _Run:
         if self.stopping:
             raise self.interrupted(stop)
         return self.result()
+
+    def advance(self) -> bool:
+        """Do one step and say whether anything can still move; what a method refuses is told with what is kept."""
+        try:
+            return self.stepper.advance(self.step - self.phase_step, self.methods[self.phase].factor(self.done()))
+        except RunError as error:
+            raise RunError(f"after {self.step} steps {error}; {self.kept()}") from error
 
     def tick(self, stop: Stop) -> None:
         """Read the clock and the wish to stop; several processes agree on both."""

@@ -157,7 +157,9 @@ def _mover(group: Group, kind: Kind, parameters: tuple[nn.Parameter, ...], fused
         if name not in legal:
             raise unknown(f"option of {group.optimizer}", name, legal)
     if kind.lr is None and group.lr is not None:
-        raise UsageError(f"{group.optimizer} has no learning rate, and {group.lr} was given: leave it out")
+        raise UsageError(
+            f"{group.optimizer} has no learning rate, and {group.lr} was given: leave it out, or take adam"
+        )
     lr = kind.lr if group.lr is None else group.lr
     options = {**kind.options, **group.options} | ({} if lr is None else {"lr": lr})
     if kind.fused and fused and not {"foreach", "fused"} & set(options):

@@ -68,7 +68,7 @@ def methods(settings: Common, names: Iterable[str], points: int, *, adaptive: bo
         points: how many a batch holds.
         adaptive: whether they are drawn where the residual is large.
 
-    >>> training = TrainingSettings(groups=[GroupSettings(pattern="*.bias", optimizer="sgd")])
+    >>> training = TrainingSettings(optimizer="adam", groups=[GroupSettings(pattern="*.bias", optimizer="sgd")])
     >>> method, = methods(Common(training=training), ["0.weight", "0.bias"], 8)
     >>> [(group.pattern, group.optimizer, group.lr) for group in method.groups]
     [('*.bias', 'sgd', None), ('*', 'adam', 0.005)]
