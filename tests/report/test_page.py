@@ -7,8 +7,8 @@ import pytest
 
 from lissome._errors import UsageError
 from lissome.report import compare, page
-from lissome.report.drawing import COLOURS, palette, svg, themed
-from lissome.report.figures import Curve, progress, slices
+from lissome.report.drawing import COLOURS, INK, palette, svg, themed
+from lissome.report.figures import Curve, progress, slices, spectra
 
 VOID = {"meta", "br", "use"}
 
@@ -189,3 +189,13 @@ def test_every_span_of_errors_has_ticks_that_differ(span):
     assert len(seen) >= 2
     assert len(seen) == len(set(seen))
     assert seen[0] in text
+
+
+@pytest.mark.parametrize(("colours", "after"), [(["#0072B2", "#0072B2"], "#0072B2"), (["#0072B2", "#D55E00"], INK)])
+def test_the_legend_of_spectra_takes_no_one_panels_colour(colours, after):
+    pair = np.array([2.0, 1.0]), np.array([3.0, 1.0])
+    drawn = spectra({"a": pair, "b": pair}, colours)
+    assert drawn is not None
+    (legend,) = drawn.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["before", "after"]
+    assert [line.get_color() for line in legend.get_lines()] == [INK, after]

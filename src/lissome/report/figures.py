@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,7 +16,9 @@ from lissome.report.numerals import count
 SHOWN = 800  # points of one curve that are drawn
 LAYERS = 12  # layers whose singular values are drawn
 WIDTHS = {1: 4.6, 2: 9.3, 3: 9.3, 4: 11.0}  # inches of so many panels
-BAND = {"color": INK, "alpha": 0.25, "linewidth": 6, "solid_capstyle": "round"}
+PALE = 0.45
+DOTTED: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.1}
+BAND: dict[str, Any] = {"color": INK, "alpha": 0.25, "linewidth": 6, "solid_capstyle": "round"}
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,8 @@ def spectra(layers: dict[str, tuple[np.ndarray, np.ndarray]], colours: Sequence[
     axes = None
     for number, (name, (before, after)) in enumerate(shown.items()):
         axes = dress(figure.add_subplot(rows, columns, number + 1))
-        for values, ink, alpha, label in ((before, INK, 0.45, "before"), (after, colours[number], 1.0, "after")):
-            index = np.arange(1, len(values) + 1)
-            axes.plot(index, values, "o-", color=ink, alpha=alpha, markersize=3.5, linewidth=1.1, label=label)
+        for values, ink, alpha in ((before, INK, PALE), (after, colours[number], 1.0)):
+            axes.plot(np.arange(1, len(values) + 1), values, "o-", color=ink, alpha=alpha, **DOTTED)
         axes.set_title(plain(name), fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if min(before.min(initial=1), after.min(initial=1)) > 0:
@@ -118,6 +120,9 @@ def spectra(layers: dict[str, tuple[np.ndarray, np.ndarray]], colours: Sequence[
         if number // columns == rows - 1:
             axes.set_xlabel("index")
     assert axes is not None
+    own = set(colours[: len(shown)])
+    axes.plot([], [], "o-", color=INK, alpha=PALE, label="before", **DOTTED)
+    axes.plot([], [], "o-", color=own.pop() if len(own) == 1 else INK, label="after", **DOTTED)  # of no one panel
     legend(figure, axes)
     return figure
 
