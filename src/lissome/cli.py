@@ -157,6 +157,26 @@ def demo(
     _tell(rows, out / "adapted", as_json)
 
 
+@app.command()
+def replicate(
+    paper: Annotated[str | None, typer.Argument(help="A paper's name, such as arcm.")] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="LIBSVM file, may end in .gz or .bz2; may repeat.")] = None,
+    out: Out = Path("runs/replicate"),
+    seeds: Annotated[int | None, typer.Option(help="Random starts of each kind; 5 if not given.")] = None,
+    jobs: Jobs = None,
+    resume: Resume = False,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Run a paper's experiments again and say which of its claims show."""
+    rows = lissome.recipes.replicate(paper, out, data=data, seeds=seeds, quick=quick, resume=resume, jobs=jobs)
+    if as_json:
+        return _print_json(rows)
+    for row in rows:
+        _print(escape(f"{row['verdict']}: {row['says']} ({row['source']}); {row['evidence']}"))
+    _print(f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(lissome.__version__)

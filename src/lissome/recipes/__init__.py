@@ -8,9 +8,10 @@ _HOMES = {
     "demo": "lissome.recipes.demonstration",
     "list_families": "lissome.recipes.solution",
     "load": "lissome.recipes.archive",
+    "replicate": "lissome.recipes.replication",
     "settings": "lissome.recipes.settings",
     "show": "lissome.recipes.pages",
     "solve": "lissome.recipes.solution",
 }
 __getattr__, __dir__ = door(__name__, _HOMES)
-__all__ = ["adapt", "compare", "demo", "list_families", "load", "settings", "show", "solve"]
+__all__ = ["adapt", "compare", "demo", "list_families", "load", "replicate", "settings", "show", "solve"]

@@ -1,0 +1,227 @@
+"""Replicate a paper: run its cells, keep each as one line, print its claims as shown or not, draw its page.
+
+A directory holds `cells.jsonl`, a line per cell; `tables.md`, `results.json`, `figures/` and `index.html` are made from
+it. A run that was stopped or killed loses the cells under way alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lissome._errors import Interrupted, RunError, UsageError, unknown
+from lissome._files import write, write_json
+from lissome.optim.journal import Journal
+from lissome.optim.machine import Stop, stoppable
+from lissome.recipes import arcm, directory
+from lissome.recipes.crew import ORPHANED, POLL, can_spawn, cores
+from lissome.recipes.paper import Cell, Claim, Paper, ReplicateSettings, Row
+from lissome.recipes.settings import load
+from lissome.report.document import details, document, figure, gallery, pairs
+
+PAPERS: dict[str, Paper] = {"arcm": arcm.PAPER}
+
+
+def replicate(
+    paper: str | None,
+    out: str | Path,
+    *,
+    data: Sequence[str | Path] | None = None,
+    seeds: int | None = None,
+    quick: bool | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    jobs: int | None = 1,
+) -> list[Row]:
+    """Run what a paper claims and say of each claim whether it is shown.
+
+    Args:
+        paper: a name in `PAPERS`; may be left out with `resume`, as all that follows.
+        out: directory, not there yet; with `resume`, cells that are done are kept.
+        data: files; None takes what the paper's recipe has without files.
+        seeds: random starts of each kind, 5 if not given.
+        quick: a look in less than a minute.
+        resume: go on where an earlier call stopped.
+        progress: show a bar.
+        jobs: cells at once, each on one thread; None is one per core.
+
+    Returns:
+        One row per claim: says, source, verdict, what was measured.
+
+    Raises:
+        UsageError: an unknown paper, data that cannot be read, a directory that exists or was begun otherwise.
+        Interrupted: Ctrl-C; what was done is kept.
+    """
+    out = Path(out)
+    kept = out / "settings.yaml"
+    if resume and not kept.is_file():
+        raise UsageError(f"'{out}' cannot be resumed: it holds no settings.yaml; leave out --resume to begin there")
+    files = [str(Path(path).resolve()) for path in data] if data else None
+    given = {"paper": paper, "data": files, "seeds": seeds, "quick": quick or None}
+    settings = load(ReplicateSettings, file=kept if resume else None, given=given)
+    if settings.paper not in PAPERS:
+        raise unknown("paper", settings.paper, PAPERS)
+    found = PAPERS[settings.paper].cells(settings)
+    with directory.claimed(out, settings, resume=resume):
+        journal = Journal(out / "cells.jsonl")
+        journal.start(upto=len(found))
+        done = {row["cell"] for row in journal.rows}
+        todo = [(step, cell) for step, cell in enumerate(found) if cell.name not in done]
+        try:
+            with stoppable() as stop:
+                _run(settings.paper, todo, journal, stop, progress, min(jobs or cores(), len(todo)))
+        except Interrupted as error:
+            _draw(settings, journal.rows, out, len(found))
+            raise Interrupted(f"{error}: `lissome replicate --resume --out {out}`") from error
+        _draw(settings, journal.rows, out, len(found))
+    return [claim.told() | {"evidence": claim.evidence} for claim in PAPERS[settings.paper].claims(journal.rows)]
+
+
+def _run(paper: str, todo: Sequence[tuple[int, Cell]], journal: Journal, stop: Stop, progress: bool, jobs: int) -> None:
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("cells"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[last]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        auto_refresh=False,
+        disable=not (progress and console.is_terminal),
+    )
+    task = bar.add_task("", total=len(todo), last="")
+
+    def tick() -> None:
+        if stop.name:
+            raise Interrupted(f"stopped by {stop.name}; the cells that were done are kept")
+        bar.refresh()
+
+    cells = dict(todo)
+    with bar:
+        rows = _side_by_side(paper, todo, jobs, tick) if jobs > 1 and can_spawn() else _in_turn(paper, todo, tick)
+        for step, row in rows:
+            journal.append({"step": step, "cell": cells[step].name, **row})
+            bar.update(task, advance=1, last=cells[step].name)
+            tick()
+
+
+def _in_turn(paper: str, todo: Sequence[tuple[int, Cell]], tick: Any) -> Iterator[tuple[int, Row]]:
+    """Run one cell after another, on one thread as they all are."""
+    due = time.monotonic()
+
+    def seldom() -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            tick()
+            due = time.monotonic() + POLL
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for step, cell in todo:
+            yield step, PAPERS[paper].run(seldom, **cell.arguments)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _side_by_side(paper: str, todo: Sequence[tuple[int, Cell]], jobs: int, tick: Any) -> Iterator[tuple[int, Row]]:
+    """Run cells in processes of their own, which nothing but this one ends: a cell is done whole or not at all."""
+    before = set(multiprocessing.active_children())
+    crew = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (os.getpid(),))
+    left = iter(todo)
+
+    def submit(count: int) -> dict[Any, int]:
+        return {crew.submit(_work, paper, dict(cell.arguments)): step for step, cell in itertools.islice(left, count)}
+
+    try:
+        waiting = submit(2 * jobs)
+        while waiting:
+            ended, _ = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
+            for future in ended:
+                yield waiting.pop(future), future.result()
+            waiting |= submit(len(ended))
+            tick()
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a worker process was killed, perhaps for want of memory; what was done is kept: resume"
+        ) from error
+    finally:
+        for process in set(multiprocessing.active_children()) - before:
+            process.kill()  # none is under way after a whole run
+        with contextlib.suppress(BrokenProcessPool):
+            crew.shutdown(cancel_futures=True)
+
+
+def _draw(settings: ReplicateSettings, rows: Sequence[Row], out: Path, cells: int) -> None:
+    """Write tables, JSON, figures and the page of what is known."""
+    paper = PAPERS[settings.paper]
+    rows = sorted(rows, key=lambda row: row["step"])
+    claims, sheets = paper.claims(rows), paper.tables(rows)
+    whole = {"paper": settings.paper, "arxiv": paper.arxiv, "cells": cells, "done": len(rows)}
+    told = {"claims": [claim.told() for claim in claims], "tables": [sheet.told() for sheet in sheets]}
+    write_json(out / "results.json", whole | told)
+    verdicts = "".join(f"- **{claim.verdict}** ({claim.source}): {claim.says}. {claim.evidence}.\n" for claim in claims)
+    text = f"# {paper.title} (arXiv {paper.arxiv})\n\n{verdicts}\n" + "\n".join(sheet.markdown() for sheet in sheets)
+    write(out / "tables.md", text)
+    drawn = [figure(out / "figures", item.name, item.figure, item.caption) for item in paper.drawings(rows)]
+    missing = cells - len(rows)
+    note = f'<p class="note">{missing} of {cells} cells are not done yet; --resume goes on.</p>' if missing else ""
+    body = [
+        f"<h1>{escape(paper.title)}</h1>",
+        f'<p class="lead">Replication of arXiv {paper.arxiv}: {len(rows)} runs, {settings.seeds} seeds.</p>',
+        note,
+        f'<ul class="verdicts">{"".join(map(_verdict, claims))}</ul>',
+        gallery(drawn),
+        *(f"<h2>{escape(sheet.title)}</h2>\n{sheet.html()}" for sheet in sheets),
+        "<h2>How it was made</h2>",
+        "".join(f"<p>{escape(note)}</p>" for note in paper.notes),
+        details("Symbols of the paper", pairs(dict(paper.symbols)), paper=True),
+        details("Settings", pairs(settings.model_dump()), paper=True),
+        details("Environment", pairs(directory.environment()), paper=True),
+        "<footer>Written by Lissome; the same numbers are in results.json, tables.md and cells.jsonl.</footer>",
+    ]
+    write(out / "index.html", document(paper.title, "\n".join(part for part in body if part)))
+
+
+def _verdict(claim: Claim) -> str:
+    colour = {"shown": "var(--accent)", "not shown": "#E69F00"}.get(claim.verdict, "var(--rule)")
+    said = f"<strong>{claim.verdict}</strong>: {escape(claim.says)} ({escape(claim.source)}). {escape(claim.evidence)}."
+    return f'<li style="border-color:{colour}">{said}</li>'
+
+
+# in a worker
+
+
+def _begin(parent: int) -> None:
+    """Make a process a worker: a terminal's Ctrl-C reaches the parent alone, whose death ends it."""
+    own_group: Any = getattr(os, "setpgrp", lambda: None)
+    own_group()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(ORPHANED)
+    os._exit(1)
+
+
+def _work(paper: str, arguments: Row) -> Row:
+    return PAPERS[paper].run(lambda: None, **arguments)
