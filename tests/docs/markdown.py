@@ -57,16 +57,21 @@ def commands(block: Block) -> list[Command]:
 
 
 def small(command: list[str]) -> list[str]:
-    """Return a command as it is run here: a hundredth of the steps, few points, one process."""
+    """Return a command as it is run here: few steps, few points, one process."""
     words = [name for word in command[1:] for name in sorted(glob.glob(word)) or [word]]  # as a shell does
     for place, word in enumerate(words[:-1]):
         if word == "--steps":
-            words[place + 1] = str(int(words[place + 1]) // 100)
+            words[place + 1] = str(few(words[place + 1]))
         if word == "--jobs":
             words[place + 1] = "1"
     trains = "--help" not in words and (words[:1] == ["demo"] or words[1:2] in (["solve"], ["adapt"]))
     words += ["--quick"] * (trains and "--quick" not in words)
     return words + ["--jobs", "1"] * (trains and "solve" not in words and "--jobs" not in words)
+
+
+def few(steps: str) -> int:
+    """Return a hundredth of the steps, but 2 at least."""
+    return max(int(steps) // 100, 2)
 
 
 def run(block: Block, names: dict[str, Any]) -> None:
@@ -79,7 +84,7 @@ def run(block: Block, names: dict[str, Any]) -> None:
         names |= example.globs
         assert failed == 0
     elif block.kind == "python":
-        text = re.sub(r"steps=(\d+)", lambda found: f"steps={int(found[1]) // 100}", block.text)  # a hundredth here too
+        text = re.sub(r"steps=(\d+)", lambda found: f"steps={few(found[1])}", block.text)
         exec(compile("\n" * block.line + text, "page", "exec"), names)
     elif block.kind == "console":
         for command in commands(block):
