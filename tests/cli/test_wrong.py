@@ -45,6 +45,8 @@ def copied(solved, tmp_path):
         (["poisson", "--set", "training.options={bent: 1}"], "unknown option of gauss-newton 'bent'.*'bend'"),
         (["poisson", "--set", "training.rate=0.1"], "gauss-newton has no learning rate, and 0.1 was given"),
         (["poisson", "--optimizer", "adam+gaussnewton"], "unknown optimizer 'gaussnewton'.*'gauss-newton'"),
+        (["poisson", "--set", "training.compile=maybe"], "'training.compile' is 'maybe'"),
+        (["poisson", "--dimension", "200000"], "'dimension' is 200000.*less than or equal to 100000"),
         (["poisson", "--optimizer", "adam:x"], "the course 'adam:x' says 'x' behind a colon"),
         (["poisson", "--set", "training.groups=[{pattern: '*core'}]"], "the pattern '\\*core' has no trained"),
         (["poisson", "--set", "points.draw=sobl"], "unknown.*'sobl'.*did you mean 'sobol'"),
@@ -252,3 +254,19 @@ def test_a_wrong_line_of_a_family_is_named(lissome, tmp_path, text, words):
     said = lissome.complaint("pde", "solve", tmp_path / "mine.py", *TINY, "--out", tmp_path / "run")
     assert words in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_parameter_given_twice_in_one_target_is_told(lissome, solved, tmp_path):
+    said = lissome.complaint("pde", "adapt", solved, "--parameter", "c=2,c=3", "--out", tmp_path / "a")
+    assert "'c=2,c=3' names 'c' twice" in said
+
+
+def test_a_network_changed_in_the_settings_of_a_finished_run_is_told(lissome, solved, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(solved, run)
+    text = (run / "settings.yaml").read_text()
+    assert "activation: gelu" in text
+    (run / "settings.yaml").write_text(text.replace("activation: gelu", "activation: tanh"))
+    said = lissome.complaint("pde", "adapt", run, "--parameter", "c=2", "--out", tmp_path / "a")
+    assert "says network" in said
+    assert "the run was made with" in said

@@ -261,6 +261,13 @@ def test_a_damaged_file_is_told(name, part, tmp_path):
         train(tmp_path, "adam", resume=True)
 
 
+def test_a_state_that_is_no_mapping_is_told(tmp_path):
+    train(tmp_path, "adam", steps=2)
+    (tmp_path / "checkpoint" / checkpoint.STATE).write_text("[1]")
+    with pytest.raises(UsageError, match=rf"{checkpoint.STATE} is damaged"):
+        train(tmp_path, "adam", resume=True)
+
+
 @pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.TENSORS, checkpoint.STATE])
 def test_a_missing_file_is_told(name, tmp_path):
     train(tmp_path, "adam", steps=2)

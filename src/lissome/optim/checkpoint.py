@@ -120,8 +120,8 @@ def read(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
     tensors = _tensors(directory / TENSORS, "cpu")
     text = _read_file(directory / STATE)
     try:
-        state = decode(json.loads(text), tensors)
-    except (ValueError, KeyError, TypeError) as error:
+        state = dict(decode(json.loads(text), tensors).items())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"the checkpoint file {directory / STATE} is damaged; start again without it") from error
     return Checkpoint(model, state)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -95,6 +96,7 @@ def _solved(run: Path) -> Solution:
     network = build(problem, settings.network, settings.seed).to(DTYPES[settings.dtype])
     place = run / "checkpoint"
     checkpoint.load_weights(problem.wrap(network), checkpoint.read(place).model, str(place))
+    _check_unchanged(run, settings)
     return Solution(family, network, settings.constraint, problem)
 
 
@@ -117,6 +119,21 @@ def _check_own(run: Path, model: nn.Module) -> None:
         raise UsageError(
             f"'{run / ADAPTER}' is not what '{run}' has trained: it differs from its checkpoint; put its own back"
         )
+
+
+def made_of(settings: SolveSettings) -> dict[str, Any]:
+    """Return what a summary keeps of the settings that no weight tells of."""
+    return {"network": settings.network.model_dump(), "constraint": settings.constraint}
+
+
+def _check_unchanged(run: Path, settings: SolveSettings) -> None:
+    """Refuse settings that were edited after the run in what its weights do not tell."""
+    summary = read_json(run / "summary.json")
+    for key, now in made_of(settings).items():
+        if key in summary and summary[key] != now:
+            raise UsageError(
+                f"'{run / 'settings.yaml'}' says {key} {now}, and the run was made with {summary[key]}: put that back"
+            )
 
 
 def _check_finished(run: Path, verb: str) -> None:

@@ -53,7 +53,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Where the cell lies below the comparison, such as c=2/svd."""
-        values = ",".join(f"{key}={value:g}" for key, value in self.target.values.items())
+        values = ",".join(f"{key}={_short(value)}" for key, value in self.target.values.items())
         return f"{values or self.target.name}/{self.label.replace(', ', ',').replace(':', '')}"
 
     def adapted(self) -> Adapted:
@@ -123,6 +123,11 @@ def cells(settings: AdaptSettings) -> list[Cell]:
         Cell(own.model_copy(update={"targets": [target.values]}), base, target) for target in targets for own in owns
     ]
     return list({cell.name: cell for cell in found}.values())
+
+
+def _short(value: float) -> str:
+    """Write a number with as few digits as tell it from all others."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def _owns(settings: AdaptSettings, base: Solution) -> list[AdaptSettings]:

@@ -136,7 +136,7 @@ class SolveSettings(Common):
     """`lissome pde solve`: one member of a family, from scratch."""
 
     family: str
-    dimension: int | None = Field(default=None, ge=1)
+    dimension: int | None = Field(default=None, ge=1, le=100_000)
     parameters: dict[str, float] = {}
     constraint: Literal["soft", "boundary", "exact"] = "boundary"
     network: NetworkSettings = NetworkSettings()
@@ -271,6 +271,8 @@ def pairs(text: str, option: str = "--parameter") -> dict[str, float]:
             number = float("nan")
         if not equals or not name.strip() or number != number or abs(number) == float("inf"):
             raise UsageError(f"{option} takes name=number, such as c=0.5; '{part}' is none")
+        if name.strip() in out:
+            raise UsageError(f"{option} '{text}' names '{name.strip()}' twice; several targets are several {option}")
         out[name.strip()] = number
     return out
 
@@ -329,6 +331,13 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     errors = error.errors()  # a key that is unknown is often the misspelt one that is missing
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     path = first["loc"]
+    while (
+        len(path) > 1
+        and isinstance(path[-1], str)
+        and path[-1] not in _fields(kind, path[:-1])
+        and (first["type"] not in ("extra_forbidden", "missing"))
+    ):
+        path = path[:-1]  # the name of one of several legal kinds
     key = ".".join(str(part) for part in path)
     if first["type"] == "extra_forbidden":
         return str(unknown("setting", key, (".".join(map(str, (*path[:-1], f))) for f in _fields(kind, path[:-1]))))

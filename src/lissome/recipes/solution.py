@@ -8,7 +8,7 @@ from typing import Any
 from lissome._errors import Interrupted
 from lissome.pde import families
 from lissome.recipes import directory
-from lissome.recipes.archive import build, member
+from lissome.recipes.archive import build, made_of, member
 from lissome.recipes.settings import SolveSettings
 from lissome.recipes.training import DTYPES, count, device_of, finish, problem_of, run
 
@@ -43,7 +43,7 @@ def solve(settings: SolveSettings, out: str | Path, *, resume: bool = False, pro
             result = run(model, problem, trained, settings, out, resume=resume, progress=progress)
     except Interrupted as error:
         raise Interrupted(f"{error}: `lissome pde solve --resume --out {out}`") from error
-    facts = {"kind": "solve", "method": "solve", "total": count(model)}
+    facts = {"kind": "solve", "method": "solve", "total": count(model), **made_of(settings)}
     return finish(out, problem, model, result, settings, facts, {})
 
 
