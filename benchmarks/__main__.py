@@ -17,10 +17,11 @@ from benchmarks.registry import Benchmark, Cell, DisagreementError
 from lissome.optim import keep_memory
 
 # a module is loaded when it is asked for: not every machine has every peer
-RACES = ("pde-step", "laplacian")
+RACES = ("pde-step", "laplacian", "gauss-newton-step")
 TRIALS = (
     "records",
     "adaptation",
+    "arcm",
 )
 BENCHMARKS = (*RACES, *TRIALS)
 

@@ -100,6 +100,8 @@ def run(benchmark: Trials, console: Console, *, quick: bool, again: bool, only: 
             found[trial.name] = cell["figures"]
             console.print(f"{trial.name}: {cell['took']:.0f} s")
             if not quick:
+                kept = record.read(benchmark)  # another process may have added to it
+                found |= {name: other["figures"] for name, other in kept["cells"].items() if name != trial.name}
                 kept["cells"][trial.name] = cell | {"source": _stamp(trial)}
                 kept["aims"] = [aim.told() for aim in benchmark.aims(found)]
                 record.write(benchmark, kept)

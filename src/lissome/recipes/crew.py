@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from lissome._errors import Interrupted, RunError
@@ -161,6 +162,7 @@ def _begin(threads: int, parent: int) -> None:
     unblock: Any = getattr(signal, "pthread_sigmask", lambda how, signals: None)
     unblock(getattr(signal, "SIG_UNBLOCK", 0), HEEDED)
     torch.set_num_threads(threads)
+    threadpool_limits(threads, user_api="blas")  # scipy's library has threads of its own
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
