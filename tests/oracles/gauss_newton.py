@@ -1,4 +1,4 @@
-"""One Gauss-Newton step, written from its formulas with dense matrices and explicit inverses."""
+"""Gauss-Newton steps, written from its formulas with dense matrices and explicit inverses."""
 
 import torch
 
@@ -15,7 +15,30 @@ def step(residual, x, damping, *, acceleration=True, probe=0.1, bend=0.75):
     J, r = jacobian(residual, x), residual(x).detach()
     A = J.T @ J
     inverse = torch.linalg.inv(A + damping * A.diagonal().mean() * torch.eye(len(x), dtype=x.dtype))
-    v = -inverse @ J.T @ r
+    return bent(residual, x, -inverse @ J.T @ r, inverse, acceleration, probe, bend)
+
+
+def cubic(residual, x, sigma, *, acceleration=True, probe=0.1, bend=0.75):
+    """Return the step of the cubic term, its multiplier found by bisection, and whether it is bent."""
+    J, r = jacobian(residual, x), residual(x).detach()
+    identity = torch.eye(len(x), dtype=x.dtype)
+
+    def inverse(multiplier):
+        return torch.linalg.inv(J.T @ J + multiplier / 2 * identity)
+
+    low, high = 0.0, 1.0
+    while sigma * (inverse(high) @ J.T @ r).norm() > high:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        longer = sigma * (inverse(middle) @ J.T @ r).norm() > middle
+        low, high = (middle, high) if longer else (low, middle)
+    return bent(residual, x, -inverse(high) @ J.T @ r, inverse(high), acceleration, probe, bend)
+
+
+def bent(residual, x, v, inverse, acceleration, probe, bend):
+    """Return a step v with its acceleration, where that is trusted."""
+    J, r = jacobian(residual, x), residual(x).detach()
     if not acceleration:
         return v, False
     curved = (2 / probe) * ((residual(x + probe * v).detach() - r) / probe - J @ v)
