@@ -1,10 +1,12 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from lissome.recipes import arcm
+from lissome._errors import RunError
+from lissome.recipes import arcm, labelled
 from lissome.recipes.arcm_report import profile, tables
 from lissome.recipes.labelled import Labelled, synthetic
 from lissome.recipes.paper import Claim, Ratio, ReplicateSettings, Sheet, spread
@@ -20,7 +22,7 @@ def tiny(monkeypatch):
 
 def run(**changes):
     usual = {"source": "synthetic", "problem": "robust", "start": "N(0,1)", "seed": 1, "method": "ARCm default"}
-    return arcm.run(lambda: None, **(usual | {"quick": False} | changes))
+    return arcm.run(lambda: None, quick=False, **(usual | changes))
 
 
 def row(method, seed=0, iterations=None, cap=100, start="0"):
@@ -95,6 +97,7 @@ def test_cells_have_names_of_their_own_and_slow_methods_come_last(monkeypatch):
 def test_a_ratio_counts_a_method_that_does_not_arrive_with_the_cap():
     rows = [row("CR", 0, None), row("ARC", 0, 50), row("CR", 1, 90), row("ARC", 1, 45)]
     found = arcm.compare(rows, "CR", "ARC")
+    assert found is not None
     assert (found.mean, found.cells, found.capped, found.left_out) == (pytest.approx(2.0), 2, 1, 0)
     assert arcm.compare(rows, "TR", "ARC") is None
     assert arcm.compare([row("CR"), row("ARC")], "CR", "ARC") is None
@@ -102,7 +105,9 @@ def test_a_ratio_counts_a_method_that_does_not_arrive_with_the_cap():
 
 def test_a_ratio_pairs_runs_of_one_cell_alone():
     rows = [row("TR", 0, 10), row("ARC", 0, 20), row("TR", 1, 40, start="x"), row("ARC", 1, 20, start="y")]
-    assert arcm.compare(rows, "TR", "ARC").mean == pytest.approx(0.5)
+    found = arcm.compare(rows, "TR", "ARC")
+    assert found is not None
+    assert (found.mean, found.cells) == (pytest.approx(0.5), 1)
 
 
 @pytest.mark.parametrize(
@@ -139,9 +144,10 @@ def test_a_profile_needs_two_methods_and_starts_with_the_share_of_firsts():
     styles = palette([("ARC", "ARC"), ("TR", "TR")])
     assert profile([row("ARC", 0, 5)], "iterations", styles) is None
     rows = [row("ARC", 0, 10), row("TR", 0, 5), row("ARC", 1, 10), row("TR", 1, 20)]
-    axes = profile(rows, "iterations", styles).axes[0]
-    for line in axes.lines:
-        x, y = line.get_data()
+    drawn = profile(rows, "iterations", styles)
+    assert drawn is not None
+    for line in drawn.axes[0].lines:
+        x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
         assert (x[0], x[-2], y[-1]) == (1.0, 2.0, 1.0)
         assert max(y[x == 1.0]) == 0.5
 
@@ -150,3 +156,12 @@ def test_made_data_have_two_labels_and_a_quick_look_takes_the_first_rows():
     assert set(TINY.b.tolist()) == {0.0, 1.0}
     short = Labelled("d", TINY.A, TINY.b).first(5)
     assert (len(short.A), len(short.b)) == (5, 5)
+
+
+def test_a_scikit_learn_that_cannot_be_loaded_is_told(monkeypatch):
+    def missing(name):
+        raise ImportError(f"no {name}")
+
+    monkeypatch.setattr(labelled.importlib, "import_module", missing)
+    with pytest.raises(RunError, match="scikit-learn cannot be loaded"):
+        labelled.breast_cancer()

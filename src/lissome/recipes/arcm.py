@@ -200,6 +200,7 @@ PAPER = Paper(
     drawings=functools.partial(drawings, methods=tuple(METHODS)),
     notes=(
         f"A tolerance that {MOST:,} iterations ({QUICK['most']} in a quick look) do not reach is told as not reached.",
+        "A method at the cap counts with the cap, which draws its ratio towards 1.",
         "CR and CRm have sigma 0.1 for ever and start from one random point of each kind; ARC halves or doubles sigma.",
         "'ARC, same sigma' is published ARCm without its momentum: what the momentum itself gains.",
         "Seconds are of the processor, one thread; runs side by side slow one another a little.",

@@ -20,6 +20,7 @@ from lissome.report.numerals import ABSENT, seconds
 TOLERANCES = ("1e-3", "1e-6", "1e-9")
 MEASURES = ("rejected", "evaluations", "gradients", "hessians")
 NOT = "not reached"
+SAID = {"iterations": "iterations", "hessians": "Hessians"}
 Place = tuple[str, str, str]
 
 
@@ -60,14 +61,14 @@ def drawings(rows: Sequence[Row], methods: Sequence[str]) -> list[Drawn]:
     """Return performance profiles over all cells, and curves from 0 for each data and problem."""
     styles = palette((method, method) for method in methods)
     drawn = [
-        Drawn(f"profile-{measure}", profile(rows, measure, styles), f"Share of cells done to 1e-6, by {measure}")
+        Drawn(f"profile-{measure}", profile(rows, measure, styles), f"Share of cells done to 1e-6, by {SAID[measure]}")
         for measure in ("iterations", "hessians")
     ]
     for data, problem, start in dict.fromkeys(_place(row) for row in rows if row["start"] == "0"):
         here = [row for row in rows if _place(row) == (data, problem, start)]
         for number, measure in enumerate(("iterations", "hessians")):
             name = re.sub(r"[^a-z0-9]+", "-", f"{data}-{problem}-{measure}".lower())
-            caption = f"{data}, {problem}, from 0: the gradient's norm against {measure}"
+            caption = f"{data}, {problem}, from 0: the gradient's norm against {SAID[measure]}"
             drawn.append(Drawn(name, descent(here, number, measure, styles), caption))
     return drawn
 
@@ -81,7 +82,7 @@ def descent(rows: Sequence[Row], number: int, measure: str, styles: dict[str, St
         line = axes.plot(x, y, linestyle=style.dash, color=style.colour, label=plain(row["method"]), linewidth=1.6)
         line[0].set(marker=style.marker, markersize=5, markevery=[len(x) - 1])
     logarithmic(axes, "x", "y")
-    axes.set(xlabel=measure, ylabel="gradient norm")
+    axes.set(xlabel=SAID[measure], ylabel="gradient norm")
     legend(figure, axes)
     return figure
 
@@ -106,7 +107,7 @@ def profile(rows: Sequence[Row], measure: str, styles: dict[str, Style], at: str
         axes.plot(x, y / len(whole), linestyle=style.dash, color=style.colour, label=plain(method), linewidth=1.6)
     axes.set(xlim=(1, 30), ylim=(0, 1.03))
     logarithmic(axes, "x")
-    axes.set(xlabel=f"{measure} over the best method's", ylabel="share of cells")
+    axes.set(xlabel=f"{SAID[measure]} over the best method's", ylabel="share of cells")
     legend(figure, axes)
     return figure
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lissome._errors import RunError
+
 SPREAD = 2.0  # decades between the scales of the synthetic columns
 
 
@@ -30,7 +32,7 @@ def synthetic(seed: int = 0, rows: int = 2000, columns: int = 50) -> Labelled:
     """Return normal rows, columns scaled over two decades, labels drawn from a logistic model.
 
     >>> synthetic(rows=6, columns=2).A.shape
-    (6, 2)
+    torch.Size([6, 2])
     """
     generator = torch.Generator().manual_seed(seed)
     draw = {"generator": generator, "dtype": torch.float64}
@@ -50,9 +52,12 @@ def breast_cancer() -> Labelled:
     """Return scikit-learn's breast-cancer table (569, 30), columns of mean 0 and variance 1.
 
     Raises:
-        ImportError: scikit-learn is not installed; ask `has_breast_cancer` before.
+        RunError: scikit-learn is not installed or cannot be loaded; ask `has_breast_cancer` before.
     """
-    loaded: Any = importlib.import_module("sklearn.datasets").load_breast_cancer()
+    try:
+        loaded: Any = importlib.import_module("sklearn.datasets").load_breast_cancer()
+    except ImportError as error:
+        raise RunError(f"scikit-learn cannot be loaded ({error}); mend or remove it, or name files of data") from error
     A = torch.from_numpy(loaded.data).double()  # (569, 30)
     A = (A - A.mean(0)) / A.std(0)
     return Labelled("breast-cancer", A, torch.from_numpy(loaded.target).double())

@@ -184,7 +184,7 @@ def _draw(settings: ReplicateSettings, rows: Sequence[Row], out: Path, cells: in
     note = f'<p class="note">{missing} of {cells} cells are not done yet; --resume goes on.</p>' if missing else ""
     body = [
         f"<h1>{escape(paper.title)}</h1>",
-        f'<p class="lead">Replication of arXiv {paper.arxiv}: {len(rows)} runs, {settings.seeds} seeds.</p>',
+        f'<p class="lead">Replication of arXiv {paper.arxiv}: {len(rows)} of {cells} runs.</p>',
         note,
         f'<ul class="verdicts">{"".join(map(_verdict, claims))}</ul>',
         gallery(drawn),
