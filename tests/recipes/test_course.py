@@ -4,6 +4,7 @@ from lissome._errors import UsageError
 from lissome.optim.optimizers import OPTIMIZERS
 from lissome.recipes.course import USUAL, course
 from lissome.recipes.settings import AdaptSettings, SolveSettings, load
+from lissome.recipes.training import methods
 
 
 def solve(**given):
@@ -62,3 +63,13 @@ def test_several_optimizers_leave_the_steps_to_each():
 def test_a_course_that_cannot_be_read_is_told(text, sentence):
     with pytest.raises(UsageError, match=sentence):
         course(text)
+
+
+def test_points_are_redrawn_as_suits_each_optimizer_unless_told_otherwise():
+    settings = solve(**{"training.optimizer": "adam+ssbroyden"})
+    assert [method.resample_every for method in methods(settings, ["w"], 8)] == [1, 100]
+    for said in (7, None):
+        settings = load(SolveSettings, given={"family": "heat", "points": {"resample": said}})
+        assert [method.resample_every for method in methods(settings, ["w"], 8)] == [said]
+    with pytest.raises(UsageError, match=r"'points.resample': 0 is no number of steps; legal are 1 and more"):
+        solve(**{"points.resample": 0})

@@ -10,21 +10,22 @@ from lissome._errors import UsageError, unknown
 
 @dataclass(frozen=True)
 class Usual:
-    """What is usual for an optimizer: steps alone and as a first phase, between evaluations, between checkpoints."""
+    """What is usual for an optimizer: steps alone, or as a first phase; between evaluations, checkpoints, draws."""
 
     steps: int
     warm: int
     evaluate: int
     checkpoint: int
+    redraw: int = 1
     double: bool = False  # float64 decides
 
 
 FIRST = Usual(4000, 1000, 100, 500)
-SEARCH = Usual(2000, 500, 20, 200, double=True)
+SEARCH = Usual(2000, 500, 20, 200, redraw=100, double=True)
 SECOND = Usual(200, 50, 5, 25, double=True)
 USUAL: dict[str, Usual] = {
     **dict.fromkeys(("adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "sgd"), FIRST),
-    "lbfgs": Usual(200, 50, 5, 25),  # a step holds 20 iterations
+    "lbfgs": Usual(200, 50, 5, 25, redraw=5),  # a step holds 20 iterations
     **dict.fromkeys(("bfgs", "ssbfgs", "ssbroyden"), SEARCH),
     **dict.fromkeys(("gauss-newton", "arc", "arcm"), SECOND),
 }

@@ -40,12 +40,20 @@ class PointSettings(Strict):
     draw: str | None = Field(
         default=None, description="published, uniform, mixed, sobol or latin; null is the family's"
     )
-    resample: int | None = Field(
-        default=1, ge=1, description="new points every so many steps; null keeps the first ones"
+    resample: int | Literal["auto"] | None = Field(
+        default="auto",
+        description="new points every so many steps; null keeps the first ones; auto is 1, for line searches more",
     )
     adaptive: bool | None = Field(
         default=None, description="draw more of them where the residual is large; null is the family's"
     )
+
+    @field_validator("resample")
+    @classmethod
+    def _counted(cls, resample: Any) -> Any:
+        if isinstance(resample, int) and resample < 1:
+            raise ValueError(f"{resample} is no number of steps; legal are 1 and more, auto, and null")
+        return resample
 
 
 class GroupSettings(Strict):

@@ -15,6 +15,7 @@ from lissome._errors import UsageError
 from lissome.optim import Budget, Group, Method, Result, checkpoint, fit, keep_memory
 from lissome.pde import Family, Problem
 from lissome.recipes import directory
+from lissome.recipes.course import usual
 from lissome.recipes.settings import Common, GroupSettings, PhaseSettings, TrainingSettings
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -73,7 +74,7 @@ def methods(settings: Common, names: Iterable[str], points: int, *, adaptive: bo
     >>> [(group.pattern, group.optimizer, group.lr) for group in method.groups]
     [('*.bias', 'sgd', None), ('*', 'adam', 0.005)]
     """
-    names, found = list(names), []
+    names, resample, found = list(names), settings.points.resample, []
     for phase in phases(settings.training):
         groups = [_group(group.pattern, group) for group in phase.groups]
         if not all(any(fnmatchcase(name, group.pattern) for group in phase.groups) for name in names):
@@ -82,7 +83,7 @@ def methods(settings: Common, names: Iterable[str], points: int, *, adaptive: bo
             Method(
                 groups=tuple(groups),
                 schedule=phase.schedule,
-                resample_every=settings.points.resample,
+                resample_every=usual(phase.optimizer).redraw if resample == "auto" else resample,
                 adaptive=adaptive,
                 points=points,
                 share=phase.share,
