@@ -3,14 +3,17 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 
+from lissome.optim import GaussNewton, QuasiNewton, gauss_newton, quasi_newton
 from lissome.optim.arc import ARC, PRESETS, minimize
 from lissome.optim.checkpoint import decode, encode
 from lissome.optim.oracle import differentiable
-from tests.optim.functions import FUNCTIONS
+from tests.optim.functions import FUNCTIONS, Function
+from tests.oracles.gauss_newton import jacobian
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,36 @@ def cubic(settings, subproblem="auto"):
     return run
 
 
+def squares(rule):
+    def run(function):
+        r = function.residual
+        problem = gauss_newton.LeastSquares(r, lambda x: (r(x), jacobian(r, x)))
+        x, damping, losses = function.x(), None, []
+        for _ in range(100):
+            x, damping, report = gauss_newton.advance(problem, x, damping, gauss_newton.RULES[rule])
+            losses.append(report.loss * len(r(x)))
+        return Ending(x, losses)
+
+    return run
+
+
+def inverse(rule):
+    def run(function):
+        def evaluate(x):
+            x = x.detach().requires_grad_()
+            f = function.f(x)
+            return float(f.detach()), torch.autograd.grad(f, x)[0]
+
+        x, losses = function.x(), []
+        state = quasi_newton.State(x, *evaluate(x), torch.eye(len(x), dtype=x.dtype))
+        for _ in range(200):
+            state, report = quasi_newton.advance(evaluate, state, quasi_newton.RULES[rule])
+            losses.append(report.f)
+        return Ending(state.x, losses)
+
+    return run
+
+
 # name -> how it minimises a `Function` from its start; a method joins by one line
 METHODS: dict[str, Callable[..., Ending]] = {
     "arcm": cubic(PRESETS["default"]),
@@ -44,29 +77,60 @@ METHODS: dict[str, Callable[..., Ending]] = {
     "crm": cubic(replace(PRESETS["crm"], sigma=50.0)),
     "trust region": cubic(PRESETS["trust"]),
     "trust region, krylov": cubic(PRESETS["trust"], "krylov"),
+    **{f"gauss-newton, {rule}": squares(rule) for rule in gauss_newton.RULES},
+    **{rule: inverse(rule) for rule in quasi_newton.RULES},
 }
-every_method = pytest.mark.parametrize("method", METHODS)
-every_function = pytest.mark.parametrize("name", FUNCTIONS)
+every_pair = pytest.mark.parametrize(
+    ("method", "name"),
+    [(method, name) for method in METHODS for name in FUNCTIONS if FUNCTIONS[name].residual or "gauss" not in method],
+)
 
-# name -> a torch optimizer of the parameters whose closure returns the loss with its graph
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    **{f"arc, {name}": lambda params, name=name: ARC(params, name) for name in PRESETS},
-    "arc, krylov": lambda params: ARC(params, subproblem="krylov"),
-    "arc, plane": lambda params: ARC(params, momentum="plane", subproblem="exact"),
+
+def graph(function, parts):
+    """The closure returns the loss with its graph."""
+    return lambda: function.f(torch.cat([*parts]))
+
+
+def residual(function, parts):
+    """The closure returns the residual with its graph."""
+    return lambda: function.residual(torch.cat([*parts]))
+
+
+def gradient(function, parts):
+    """The closure returns the loss and leaves its gradient in the parameters."""
+
+    def closure():
+        for p in parts:
+            p.grad = None
+        loss = function.f(torch.cat([*parts]))
+        loss.backward()
+        return loss
+
+    return closure
+
+
+# name -> a torch optimizer of the parameters, and what its closure does
+OPTIMIZERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    **{f"arc, {name}": (lambda params, name=name: ARC(params, name), graph) for name in PRESETS},
+    "arc, krylov": (lambda params: ARC(params, subproblem="krylov"), graph),
+    "arc, plane": (lambda params: ARC(params, momentum="plane", subproblem="exact"), graph),
+    **{
+        f"gauss-newton, {rule}": (lambda params, rule=rule: GaussNewton(params, rule), residual)
+        for rule in gauss_newton.RULES
+    },
+    **{rule: (lambda params, rule=rule: QuasiNewton(params, rule=rule), gradient) for rule in quasi_newton.RULES},
 }
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
 
-@every_function
-@every_method
+@every_pair
 def test_every_method_reaches_the_known_minimum(method, name):
     function = FUNCTIONS[name]
     ending = METHODS[method](function)
     assert float(function.f(ending.x)) == pytest.approx(function.value, abs=1e-8)
 
 
-@every_function
-@every_method
+@every_pair
 def test_the_loss_never_rises(method, name):
     function = FUNCTIONS[name]
     losses = METHODS[method](function).losses
@@ -76,10 +140,12 @@ def test_the_loss_never_rises(method, name):
         before = loss
 
 
-def closure_of(function, dtype=torch.float64):
-    start = function.x(dtype)
+def begun(optimizer, function: Function):
+    """Return the parameters at the function's start, the optimizer of that name, and its closure."""
+    start = function.x()
     parts = [torch.nn.Parameter(part.clone()) for part in start.split([1, len(start) - 1])]
-    return parts, lambda: function.f(torch.cat([*parts]))
+    make, closure = OPTIMIZERS[optimizer]
+    return parts, make(parts), closure(function, parts)
 
 
 def steps(optimizer, parts, closure, count):
@@ -92,17 +158,15 @@ def steps(optimizer, parts, closure, count):
 
 @every_optimizer
 def test_a_resumed_optimizer_makes_identical_iterates(optimizer):
-    parts, closure = closure_of(FUNCTIONS["rosenbrock"])
-    first = OPTIMIZERS[optimizer](parts)
+    parts, first, closure = begun(optimizer, FUNCTIONS["rosenbrock"])
     steps(first, parts, closure, 4)
     tensors = {}
     text = json.dumps(encode(first.state_dict(), tensors))
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    twins, twin_closure = closure_of(FUNCTIONS["rosenbrock"])
+    twins, second, twin_closure = begun(optimizer, FUNCTIONS["rosenbrock"])
     with torch.no_grad():
         for twin, part in zip(twins, parts, strict=True):
             twin.copy_(part)
-    second = OPTIMIZERS[optimizer](twins)
     second.load_state_dict(decode(json.loads(text), tensors))
     expected, got = steps(first, parts, closure, 5), steps(second, twins, twin_closure, 5)
     assert all(torch.equal(one, other) for one, other in zip(expected, got, strict=True))
@@ -111,16 +175,17 @@ def test_a_resumed_optimizer_makes_identical_iterates(optimizer):
 
 @every_optimizer
 def test_an_optimizer_finds_the_minimum_of_a_closure(optimizer):
-    parts, closure = closure_of(FUNCTIONS["himmelblau"])
-    steps(OPTIMIZERS[optimizer](parts), parts, closure, 100)
-    assert float(closure().detach()) == pytest.approx(0, abs=1e-10)
+    function = FUNCTIONS["himmelblau"]
+    parts, mover, closure = begun(optimizer, function)
+    x = steps(mover, parts, closure, 100)[-1]
+    assert float(function.f(x)) == pytest.approx(0, abs=1e-10)
 
 
 @every_optimizer
 @pytest.mark.parametrize("break_at", [1, 2])
 def test_errors_leave_the_parameters_as_they_were(optimizer, break_at):
-    parts, closure = closure_of(FUNCTIONS["rosenbrock"])
-    mover, calls, before = OPTIMIZERS[optimizer](parts), [], [p.detach().clone() for p in parts]
+    parts, mover, closure = begun(optimizer, FUNCTIONS["rosenbrock"])
+    calls, before = [], [p.detach().clone() for p in parts]
 
     def broken():
         calls.append(0)
