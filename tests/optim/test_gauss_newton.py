@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,7 +7,8 @@ from hypothesis import strategies as st
 
 from lissome._errors import RunError, UsageError
 from lissome.optim import GaussNewton
-from lissome.optim.gauss_newton import Damping, Ending, LeastSquares, advance, product
+from lissome.optim.cubic import Exact
+from lissome.optim.gauss_newton import RULES, Cubic, Damping, Ending, LeastSquares, advance, product
 from tests.oracles import gauss_newton as oracle
 
 
@@ -40,6 +43,64 @@ def test_acceleration_is_that_of_the_formulas():
     torch.testing.assert_close(new, x + wanted, rtol=1e-9, atol=1e-12)
 
 
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from([1e-2, 1.0, 100.0]), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_a_cubic_step_is_that_of_the_formulas_whichever_of_the_two_products_is_smaller(m, p, sigma, seed):
+    residual, x = curve(m, p, seed), torch.zeros(p, dtype=torch.float64)
+    new, _, report = advance(problem(residual), x, sigma, RULES["cubic"])
+    if report.solves == 1:
+        wanted = [oracle.cubic(residual, x, sigma)[0], oracle.cubic(residual, x, sigma, acceleration=False)[0]]
+        assert min(float((new - x - each).norm() / (1e-12 + each.norm())) for each in wanted) < 1e-6
+        assert report.damping == sigma
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from([1e-2, 1.0, 100.0]), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_a_cubic_step_is_the_exact_minimiser_of_its_model(m, p, sigma, seed):
+    residual, x = curve(m, p, seed), torch.zeros(p, dtype=torch.float64)
+    J, r = oracle.jacobian(residual, x), residual(x)
+    system, wanted = Cubic(r, J, J.T @ r, RULES["cubic"]), Exact(2 * J.T @ J, 2 * J.T @ r).cubic(sigma)
+    step = system.step(sigma)
+    assert float((step - wanted.s).norm()) < 1e-8 * wanted.norm
+    assert float(r @ r - (r + J @ step).square().sum()) - system.charge(sigma) == pytest.approx(wanted.cubic, rel=1e-8)
+
+
+def test_cubic_acceleration_is_that_of_the_formulas():
+    residual, x = curve(9, 4, 0), torch.zeros(4, dtype=torch.float64)
+    new, _, report = advance(problem(residual), x, 1.0, RULES["cubic"])
+    wanted, bent = oracle.cubic(residual, x, 1.0)
+    assert bent
+    assert report.accelerated
+    torch.testing.assert_close(new, x + wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("m", "p"), [(9, 4), (4, 9)])
+@pytest.mark.parametrize(("outer", "inner"), [(100.0, 1.0), (1.0, 100.0)])
+def test_a_first_step_knows_no_units(rule, m, p, outer, inner):
+    residual, x = curve(m, p, 0), torch.zeros(p, dtype=torch.float64)
+    new, _, _ = advance(problem(residual), x, None, RULES[rule])
+    scaled, _, _ = advance(problem(lambda z: outer * residual(z / inner)), x, None, RULES[rule])
+    torch.testing.assert_close(scaled / inner, new, rtol=1e-7, atol=1e-9)
+
+
+def test_sigma_falls_after_a_good_step_where_it_acts_and_only_there():
+    residual, x = lambda x: x - 1, torch.zeros(3, dtype=torch.float64)
+    for sigma, after in ((1.0, 0.5), (1e-6, 1e-6)):
+        _, damping, report = advance(problem(residual), x, sigma, RULES["cubic"])
+        assert report.rho == pytest.approx(1) or report.rho > 1
+        assert damping == after
+
+
+def test_a_flat_place_is_left_as_it_is():
+    x = torch.zeros(2, dtype=torch.float64)
+    for rule in RULES:
+        flat = LeastSquares(lambda x: torch.ones(3).double(), lambda x: (torch.ones(3).double(), x.new_zeros(3, 2)))
+        new, _, report = advance(flat, x, None, RULES[rule])
+        assert torch.equal(new, x)
+        assert report.ending is Ending.REJECTED
+
+
 @given(st.integers(1, 30), st.integers(1, 30), st.booleans())
 @settings(max_examples=20, deadline=None)
 def test_the_product_is_right_below_its_diagonal(m, p, rows):
@@ -48,17 +109,19 @@ def test_the_product_is_right_below_its_diagonal(m, p, rows):
     torch.testing.assert_close(product(J, rows=rows).tril(), truth.tril())
 
 
-def test_the_loss_never_rises_and_the_minimum_is_reached():
-    residual, x, damping = curve(20, 8, 1), torch.full((8,), 3.0, dtype=torch.float64), 1e-2
+@pytest.mark.parametrize("rule", RULES)
+def test_the_loss_never_rises_and_the_minimum_is_reached(rule):
+    residual, x, damping = curve(20, 8, 1), torch.full((8,), 3.0, dtype=torch.float64), None
     losses = []
     for _ in range(25):
-        x, damping, report = advance(problem(residual), x, damping, Damping())
+        x, damping, report = advance(problem(residual), x, damping, RULES[rule])
         losses.append(report.loss)
         assert report.loss <= report.before
     assert float((oracle.jacobian(residual, x).T @ residual(x)).norm()) < 1e-6  # the loss tells no more
 
 
-def test_a_rejected_step_asks_for_no_second_jacobian_and_raises_the_damping():
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rejected_step_asks_for_no_second_jacobian_and_raises_the_damping(rule):
     count = 0
 
     def residual(x):
@@ -70,11 +133,20 @@ def test_a_rejected_step_asks_for_no_second_jacobian_and_raises_the_damping():
         return residual(x), oracle.jacobian(residual, x)
 
     x = torch.tensor([-0.5, 1.0], dtype=torch.float64)
-    _, _, report = advance(LeastSquares(residual, linearize), x, 1e-4, Damping(acceleration=False))
+    _, _, report = advance(LeastSquares(residual, linearize), x, 1e-4, replace(RULES[rule], acceleration=False))
     assert report.ending is Ending.ACCEPTED
     assert report.solves > 1
     assert count == 1
     assert report.damping > 1e-4
+
+
+def test_rejected_cubic_steps_cost_one_set_of_eigenvectors(monkeypatch):
+    residual, x, calls = lambda x: 1 + x.square() - x, torch.full((2,), 0.4, dtype=torch.float64), []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda A: calls.append(0) or eigh(A))
+    _, _, report = advance(problem(residual), x, 1e-9, RULES["cubic"])
+    assert report.solves > 1
+    assert len(calls) == 1
 
 
 def test_a_step_that_cannot_improve_says_so_and_leaves_x():
@@ -125,14 +197,15 @@ def test_the_jacobian_of_a_closure_is_that_of_its_graph():
     torch.testing.assert_close(model.weight, twin.weight)
 
 
-def test_a_saved_state_goes_on_with_the_same_steps():
+@pytest.mark.parametrize("rule", RULES)
+def test_a_saved_state_goes_on_with_the_same_steps(rule):
     model, closure = line()
-    optimizer = GaussNewton(model.parameters())
+    optimizer = GaussNewton(model.parameters(), rule)
     for _ in range(2):
         optimizer.step(closure)
     twin, other = line()
     twin.load_state_dict(model.state_dict())
-    again = GaussNewton(twin.parameters())
+    again = GaussNewton(twin.parameters(), rule)
     again.load_state_dict(optimizer.state_dict())
     for _ in range(3):
         optimizer.step(closure)
@@ -140,9 +213,10 @@ def test_a_saved_state_goes_on_with_the_same_steps():
     assert torch.equal(model.weight, twin.weight)
 
 
-def test_single_precision_works():
+@pytest.mark.parametrize("rule", RULES)
+def test_single_precision_works(rule):
     model, closure = line(torch.float32)
-    optimizer = GaussNewton(model.parameters())
+    optimizer = GaussNewton(model.parameters(), rule)
     first = float(optimizer.step(closure))
     for _ in range(10):
         last = float(optimizer.step(closure))
@@ -173,6 +247,34 @@ def test_a_residual_that_is_not_finite_is_refused_and_nothing_moves():
     with pytest.raises(RunError, match="the residual or its Jacobian is not finite"):
         GaussNewton(model.parameters()).step(lambda: closure() * torch.nan)
     assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_jacobian_whose_square_overflows_is_refused(rule):
+    x = torch.zeros(2, dtype=torch.float64)
+    steep = LeastSquares(lambda x: x, lambda x: (x + 1e-200, 1e200 * torch.eye(2).double()))
+    with pytest.raises(RunError, match="the square of the Jacobian is not finite; scale the residual"):
+        advance(steep, x, None, RULES[rule])
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"rule": "cubik"}, r"unknown rule 'cubik'; legal are: marquardt, cubic \(did you mean 'cubic'\?\)"),
+        ({"damping": 0.0}, "the damping's start is 0.0; legal is a number above 0"),
+        ({"retreat": 0.5}, "the damping's retreat is 0.5; legal is at least 1"),
+        ({"probe": torch.nan}, "the damping's probe is nan; legal is a number above 0"),
+        ({"tries": 0}, "the damping's tries is 0; legal is at least 1"),
+    ],
+)
+def test_figures_out_of_range_are_refused(given, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        GaussNewton([torch.zeros(1, requires_grad=True)], **given)
+
+
+def test_figures_that_are_given_change_those_of_the_rule_and_no_others():
+    optimizer = GaussNewton([torch.zeros(1, requires_grad=True)], "cubic", damping=0.5, tries=3)
+    assert optimizer.settings == replace(RULES["cubic"], start=0.5, tries=3)
 
 
 def test_parameters_that_cannot_be_one_vector_are_refused():

@@ -52,7 +52,7 @@ class GaussNewton(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Iterable[Any],
         rule: str = "marquardt",
         *,
         damping: float | None = None,
