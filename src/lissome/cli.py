@@ -134,7 +134,7 @@ def show(run: Annotated[Path, typer.Argument(help="A run or comparison directory
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run or comparison directories.")],
     out: Out = Path("runs/compare"),
     as_json: Json = False,
 ) -> None:

@@ -10,7 +10,7 @@ from lissome.report import compare, page
 from lissome.report.drawing import COLOURS, INK, palette, svg, themed
 from lissome.report.figures import Curve, progress, slices, spectra
 
-VOID = {"meta", "br", "use"}
+VOID = {"meta", "br", "wbr", "use"}
 
 
 class Strict(HTMLParser):
@@ -115,6 +115,23 @@ def test_a_comparison_directory_is_compared_again(tmp_path, made):
         page(tmp_path / "out")
 
 
+def test_a_comparison_stands_for_its_runs_among_others(tmp_path, made):
+    runs = [made(tmp_path / name, method=name) for name in ("svd", "lora", "full")]
+    compare(runs[:2], tmp_path / "some")
+    (tmp_path / "some" / "settings.yaml").write_text("methods: [svd, lora]\n")
+    compare([tmp_path / "some", *runs[1:]], tmp_path / "out")
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
+    assert [row["path"] for row in rows] == ["../svd", "../lora", "../full"]
+
+
+def test_long_names_wrap_on_a_narrow_screen_and_on_paper(tmp_path, made):
+    text, _ = parsed(compare([made(tmp_path / "a", label="svd, adam:100+gauss-newton:20")], tmp_path / "out"))
+    assert re.search(r'<td class="name">[^\n]*?svd, adam:100\+<wbr>gauss-newton:20', text)
+    for medium in ("(max-width: 560px)", "print"):
+        rules = text.partition(f"@media {medium} {{")[2].partition("\n}")[0]
+        assert re.search(r"\.lines \.name \{ white-space: normal; \}", rules)
+
+
 def test_a_comparison_bears_failed_and_unfinished_runs(tmp_path, made):
     runs = [
         made(tmp_path / "a", error=float("inf")),
@@ -133,6 +150,7 @@ def test_a_network_that_failed_does_not_hide_the_exact_solution():
     x = np.linspace(-1, 1, 9)
     styles = palette([("a", "svd")])
     figure = slices(x, np.sin(x), [Curve("a", x, np.full(9, 1e300))], styles)
+    assert figure is not None
     svg(figure, "n", "t")
     assert figure.axes[0].get_ylim()[1] < 3
 
@@ -168,7 +186,9 @@ def test_methods_keep_their_colour_and_labels_stay_apart():
 
 def test_a_figure_takes_its_ink_from_the_page():
     curve = Curve("a $b$", np.array([0.0, 1.0]), np.array([1.0, 1e-4]))
-    text = svg(progress([curve, curve], x="steps", styles=palette([("a $b$", "svd")])), "n", 'a "title" <x>')
+    figure = progress([curve, curve], x="steps", styles=palette([("a $b$", "svd")]))
+    assert figure is not None
+    text = svg(figure, "n", 'a "title" <x>')
     assert "currentColor" in text
     assert "#000000" not in text
     assert 'aria-label="a &quot;title&quot; &lt;x&gt;"' in text
@@ -181,6 +201,7 @@ def test_a_figure_takes_its_ink_from_the_page():
 def test_every_span_of_errors_has_ticks_that_differ(span):
     curve = Curve("a", np.array([0.0, 1.0]), np.array(span))
     figure = progress([curve], x="steps", styles=palette([("a", "svd")]))
+    assert figure is not None
     text = svg(figure, "n", "t")
     axis = figure.axes[0].yaxis
     low, high = sorted(axis.get_view_interval())

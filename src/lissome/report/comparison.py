@@ -24,15 +24,27 @@ def is_comparison(path: Path) -> bool:
     return (path / "comparison.json").is_file()
 
 
-def again(path: Path) -> Path:
-    """Compare again the runs of a comparison directory."""
+def listed(path: Path) -> tuple[list[Path], str | None]:
+    """Return the runs of a comparison directory and its title."""
     old = read_json(path / "comparison.json")
     rows = old.get("rows")
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and isinstance(row.get("path"), str) for row in rows
     ):
         raise UsageError(f"'{path / 'comparison.json'}' lists no rows with a path each; compare the runs anew")
-    return compare([path / row["path"] for row in rows], path, title=old.get("title"))
+    return [path / row["path"] for row in rows], old.get("title")
+
+
+def again(path: Path) -> Path:
+    """Compare again the runs of a comparison directory."""
+    runs, title = listed(path)
+    return compare(runs, path, title=title)
+
+
+def expanded(directories: Iterable[str | Path]) -> list[Path]:
+    """Return run directories, those of a comparison in its place."""
+    given = map(Path, directories)
+    return [run for path in given for run in (listed(path)[0] if is_comparison(path) else [path])]
 
 
 def named(run: Run, out: Path) -> Row:
@@ -152,7 +164,7 @@ def compare(directories: Iterable[str | Path], out: str | Path, title: str | Non
     shown and not judged.
 
     Args:
-        directories: run directories; one given twice counts once.
+        directories: run directories, or comparisons, which stand for their runs; one given twice counts once.
         out: directory of the comparison; made if it does not exist.
         title: heading of the page; made from the runs if not given.
 
@@ -160,7 +172,7 @@ def compare(directories: Iterable[str | Path], out: str | Path, title: str | Non
         UsageError: no directory was given, or one of them is no run or is broken.
     """
     out = Path(out)
-    given = {Path(directory).resolve(): Path(directory) for directory in directories}
+    given = {path.resolve(): path for path in expanded(directories)}
     if not given:
         raise UsageError("there is nothing to compare: name at least one run directory")
     runs = [read_run(path) for path in given.values()]

@@ -302,10 +302,11 @@ def table_html(rows: Sequence[Row], styles: dict[str, Style]) -> str:
         for number, line in enumerate(part):
             texts = [escape(text) for text in line.texts]
             cells = [f'<th scope="rowgroup" rowspan="{len(part)}">{texts[0]}</th>'] if number == 0 else []
-            name = f'<a href="{escape(quote(line.link), quote=True)}">{texts[1]}</a>' if line.link else texts[1]
+            name = texts[1].replace("+", "+<wbr>")  # a course of optimizers may wrap between them
+            name = f'<a href="{escape(quote(line.link), quote=True)}">{name}</a>' if line.link else name
             colour = themed(styles[line.label].colour) if line.label in styles else "currentColor"
             dot = f'<span class="dot" style="background:{colour}"></span>'
-            cells.append(f"<td>{dot}{name}</td>")
+            cells.append(f'<td class="name">{dot}{name}</td>')
             cells.append(f'<td class="numbers">{texts[2]}</td>')
             cells += [f"<td>{text}</td>" for text in texts[3:-1]]
             badge = f'<span class="badge">{texts[-1]}</span>' if line.best else texts[-1]
