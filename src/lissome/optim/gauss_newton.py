@@ -225,7 +225,8 @@ class Marquardt:
     def __init__(self, r: Tensor, J: Tensor, gradient: Tensor, settings: Damping):
         self.r, self.J, self.gradient, self.settings = r, J, gradient, settings
         self.primal, self.product = _smaller(J)
-        self.mean = float(self.product.diagonal().sum()) / J.shape[1]
+        self.diagonal = self.product.diagonal().clone()
+        self.mean = float(self.diagonal.sum()) / J.shape[1]
         self.factor: Tensor | None = None
 
     def first(self) -> float:
@@ -234,10 +235,9 @@ class Marquardt:
 
     def step(self, damping: float) -> Tensor | None:
         """Return v (p,), or None where rounding has made the damped matrix indefinite."""
-        damped = self.product.clone()
-        damped.diagonal().add_(damping * self.mean)
-        # the lower triangle by rows is the upper one by columns: as the library wants it, without transposing
-        factor, info = torch.linalg.cholesky_ex(damped.mT, upper=True)
+        # in place: no second (p, p)
+        self.product.diagonal().copy_(self.diagonal + damping * self.mean)
+        factor, info = torch.linalg.cholesky_ex(self.product)
         if int(info) != 0:
             return None
         self.factor = factor
@@ -263,7 +263,7 @@ class Marquardt:
 
     def _solve(self, right: Tensor) -> Tensor:
         assert self.factor is not None
-        return torch.cholesky_solve(right[:, None], self.factor, upper=True)[:, 0]
+        return torch.cholesky_solve(right[:, None], self.factor)[:, 0]
 
 
 class Cubic:

@@ -22,7 +22,7 @@ class GaussNewton(torch.optim.Optimizer):
 
     The loss is the mean square of the residual. One step takes one Jacobian, two or three residuals and one
     factorization of the smaller of p x p and M x M: Cholesky's under `marquardt`; eigenvectors under `cubic`, which
-    cost some 20 times more and serve all further tries. The closure may see other points in each step; within a step it
+    cost some 15 times more and serve all further tries. The closure may see other points in each step; within a step it
     has to see the same.
 
     Args:
