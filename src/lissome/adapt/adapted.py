@@ -20,11 +20,11 @@ from torch.func import functional_call
 
 from lissome._errors import UsageError, unknown
 from lissome.adapt.archive import check_fingerprint, fingerprint, read, write
-from lissome.adapt.factored import factored
+from lissome.adapt.factored import Chain, factored
 from lissome.adapt.forms import RESTORED
 from lissome.adapt.tucker import Tucker
 
-FEW = 4  # rows below which forms are left in factors
+FEW = 2  # rows below which forms are left in factors: one, as where each row is differentiated by itself
 
 
 def match(pattern: str, paths: Iterable[str]) -> list[str]:
@@ -84,17 +84,22 @@ class Adapted(nn.Module):
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """Call the base with the replaced weights."""
-        return functional_call(self.base, self.weights(), arguments, named)
+        few = len(arguments) == 1 and not named and isinstance(arguments[0], Tensor) and arguments[0].dim() == 2
+        chain = self._factored(arguments[0]) if few else None
+        return functional_call(self.base, self.weights(), arguments, named) if chain is None else chain(*arguments)
 
     def derive(self, z: Tensor, first: Any, second: Any, along: Any, recurse: Callable[..., Any]) -> Any:
         """Return the derivatives of the base with the replaced weights, as `calculus.derivatives` asks for them."""
-        if len(z) < FEW:
-            free = {path: _at(self.free, path) for path in self._free}
-            chain = factored(self.base, self.forms(), free)
-            if chain is not None:
-                return recurse(chain, z, first, second, along)
+        chain = self._factored(z)
+        if chain is not None:
+            return recurse(chain, z, first, second, along)
         weights = {f"base.{path}": weight for path, weight in self.weights().items()}
         return functional_call(self._hand[0], weights, (lambda base: recurse(base, z, first, second, along),))
+
+    def _factored(self, z: Tensor) -> Chain | None:
+        """Return the base with its forms left in factors where the rows of z (N, D) are few, if that can be."""
+        free = {path: _at(self.free, path) for path in self._free}
+        return factored(self.base, self.forms(), free) if len(z) < FEW else None
 
     def weights(self) -> dict[str, Tensor]:
         """Return every replaced parameter, dense and with its graph: path -> tensor."""
