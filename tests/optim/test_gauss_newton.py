@@ -214,6 +214,17 @@ def test_a_saved_state_goes_on_with_the_same_steps(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_a_step_begins_with_the_damping_that_the_last_one_left(rule):
+    x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    optimizer = GaussNewton([x], rule, damping=1.0)
+    optimizer.step(lambda: x - 1)
+    left = optimizer.state[x]["damping"]
+    optimizer.step(lambda: x - 1)
+    assert optimizer.report is not None
+    assert optimizer.report.damping == left
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_single_precision_works(rule):
     model, closure = line(torch.float32)
     optimizer = GaussNewton(model.parameters(), rule)
