@@ -49,7 +49,8 @@ def draw(path: str, panels: dict[str, Curves], what: str) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel(what)
     handles = {text: line for axis in axes[0] for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(len(handles), 1 + len(panels)), frameon=False)
+    columns = min(len(handles), 1 + len(panels))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(RESULTS / path, dpi=110)
     plt.close(figure)
 

@@ -463,3 +463,30 @@ def test_more_parameters_than_a_matrix_can_serve_are_refused_with_its_bytes():
 
 def test_the_endings_are_sentences():
     assert all(ending.value[0].isupper() and ending.value.endswith(".") for ending in Ending)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda loss: torch.stack([loss, loss]), r"the closure returned shape \(2,\); legal is the loss"),
+        (lambda loss: None, "the closure returned NoneType; legal is the loss"),
+    ],
+)
+def test_a_closure_that_returns_no_number_is_refused(spoil, sentence):
+    w = torch.nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
+
+    def closure():
+        loss = w.square().sum()
+        loss.backward()
+        return spoil(loss.detach())
+
+    with pytest.raises(UsageError, match=sentence):
+        QuasiNewton([w]).step(closure)
+    assert w.tolist() == [1.0, 2.0]
+
+
+def test_a_closure_without_a_backward_pass_is_refused():
+    w = torch.nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    with pytest.raises(UsageError, match="left no gradient in any parameter: call backward"):
+        QuasiNewton([w]).step(lambda: w.square().sum())
+    assert w.tolist() == [1.0, 2.0]

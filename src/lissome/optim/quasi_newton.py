@@ -294,7 +294,10 @@ class QuasiNewton(torch.optim.Optimizer):
 
         def evaluate(x: Tensor) -> tuple[float, Tensor]:
             flat.put(x)
-            return float(torch.as_tensor(differentiable()).detach()), flat.join(p.grad for p in flat.parameters)
+            loss, gradients = _number(differentiable()), [p.grad for p in flat.parameters]
+            if all(gradient is None for gradient in gradients):
+                raise UsageError("the closure left no gradient in any parameter: call backward() on its loss")
+            return loss, flat.join(gradients)
 
         with flat.kept():
             state, count = self._begin(evaluate, flat, group)
@@ -332,3 +335,13 @@ class QuasiNewton(torch.optim.Optimizer):
 
     def _flat(self) -> Flat:
         return Flat(self.param_groups[0]["params"])
+
+
+def _number(loss: Any) -> float:
+    """Return the loss of a closure as a number."""
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return float(loss.detach())
+    if isinstance(loss, int | float):
+        return float(loss)
+    got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    raise UsageError(f"the closure returned {got}; legal is the loss, one number")

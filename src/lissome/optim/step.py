@@ -15,11 +15,10 @@ from lissome._types import Adaptive, Batch, Objective, Residual, Rowwise
 from lissome._vector import functional
 from lissome.calculus.rowwise import rowwise
 from lissome.optim.capture import Capture, capture, eager, excuse
+from lissome.optim.least_squares import LARGEST
 from lissome.optim.machine import average_gradients, mean
 from lissome.optim.method import Method
 from lissome.optim.optimizers import Mover, build
-
-LARGEST = 1_000_000_000  # numbers of a Jacobian, 8 GB in float64
 
 
 class Stepper:
