@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from lissome import report
 from lissome._errors import Interrupted, LissomeError, RunError
 from lissome.recipes import directory
 from lissome.recipes.cell import Cell, cells
 from lissome.recipes.crew import cores, side_by_side
 from lissome.recipes.settings import AdaptSettings
+from lissome.recipes.tally import tally
 from lissome.recipes.training import device_of
 from lissome.report.read import read_json
 
@@ -89,18 +87,7 @@ def adapt(
 
 def _several(todo: Sequence[Cell], out: Path, jobs: int, progress: bool) -> bool:
     """Train cells in processes, below one bar; say whether there could be any."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("cells"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[last]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        auto_refresh=False,
-        disable=not (progress and console.is_terminal),
-    )
+    bar = tally(progress)
     task = bar.add_task("", total=len(todo), last="")
 
     def done(cell: Cell, summary: Summary) -> None:

@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lissome._errors import Interrupted, RunError, UsageError, unknown
 from lissome._files import write, write_json
@@ -32,6 +30,7 @@ from lissome.recipes import arcm, directory
 from lissome.recipes.crew import ORPHANED, POLL, can_spawn, cores
 from lissome.recipes.paper import Cell, Claim, Paper, ReplicateSettings, Row
 from lissome.recipes.settings import load
+from lissome.recipes.tally import tally
 from lissome.report.document import details, document, figure, gallery, pairs
 
 PAPERS: dict[str, Paper] = {"arcm": arcm.PAPER}
@@ -93,18 +92,7 @@ def replicate(
 
 
 def _run(paper: str, todo: Sequence[tuple[int, Cell]], journal: Journal, stop: Stop, progress: bool, jobs: int) -> None:
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("cells"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[last]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        auto_refresh=False,
-        disable=not (progress and console.is_terminal),
-    )
+    bar = tally(progress)
     task = bar.add_task("", total=len(todo), last="")
 
     def tick() -> None:
