@@ -98,8 +98,9 @@ class Adapted(nn.Module):
 
     def _factored(self, z: Tensor) -> Chain | None:
         """Return the base with its forms left in factors where the rows of z (N, D) are few, if that can be."""
-        free = {path: _at(self.free, path) for path in self._free}
-        return factored(self.base, self.forms(), free) if len(z) < FEW else None
+        if len(z) >= FEW:
+            return None
+        return factored(self.base, self.forms(), {path: _at(self.free, path) for path in self._free})
 
     def weights(self) -> dict[str, Tensor]:
         """Return every replaced parameter, dense and with its graph: path -> tensor."""

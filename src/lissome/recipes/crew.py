@@ -163,10 +163,11 @@ def _begin(threads: int, parent: int) -> None:
     unblock(getattr(signal, "SIG_UNBLOCK", 0), HEEDED)
     torch.set_num_threads(threads)
     threadpool_limits(threads, user_api="blas")  # scipy's library has threads of its own
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
+    """End this process when its parent has gone."""
     while os.getppid() == parent:
         time.sleep(ORPHANED)
     os._exit(1)

@@ -27,7 +27,7 @@ from lissome._files import write, write_json
 from lissome.optim.journal import Journal
 from lissome.optim.machine import Stop, stoppable
 from lissome.recipes import arcm, directory
-from lissome.recipes.crew import ORPHANED, POLL, can_spawn, cores
+from lissome.recipes.crew import POLL, can_spawn, cores, end_with
 from lissome.recipes.paper import Cell, Claim, Paper, ReplicateSettings, Row
 from lissome.recipes.settings import load
 from lissome.recipes.tally import tally
@@ -202,13 +202,7 @@ def _begin(parent: int) -> None:
     own_group()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(ORPHANED)
-    os._exit(1)
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
 def _work(paper: str, arguments: Row) -> Row:
