@@ -27,7 +27,8 @@ from torch import Tensor
 
 from benchmarks.trials import Aim, Figures, Trial, Trials
 from lissome.optim.arc import ARC, PRESETS, minimize
-from lissome.optim.regression import LOSSES, PENALTIES, Dense, Sparse
+from lissome.optim.design import design
+from lissome.optim.regression import LOSSES, PENALTIES
 from lissome.recipes.arcm import METHODS, PROBLEMS, STARTS, begin_at, load, oracle
 from lissome.recipes.labelled import Labelled, has_breast_cancer
 
@@ -57,7 +58,7 @@ class Referee:
     def __init__(self, data: Labelled, problem: str, tolerance: float, limit: float):
         self.oracle, self.tolerance = oracle(data, problem), tolerance
         self.robust = problem == "robust"
-        self.design: Any = Dense(data.A) if isinstance(data.A, Tensor) else Sparse(data.A)
+        self.design = design(data.A)
         self.labels = 2 * data.b - 1 if self.robust else data.b
         self.weight = 0.0 if self.robust else 1e-3 if problem == "logistic 1e-3" else 1 / len(data.b)
         self.least, self.end = np.inf, time.perf_counter() + limit
@@ -85,8 +86,8 @@ class Referee:
         """Return the Hessian's product with v (p,)."""
         if self.known is None or not np.array_equal(self.known[0], x):
             point = torch.from_numpy(x)
-            d = LOSSES["robust" if self.robust else "logistic"](self.design.times(point), self.labels).second
-            self.known = (x.copy(), d / len(d), self.weight * PENALTIES["saturating"](point).second)
+            d = LOSSES["robust" if self.robust else "logistic"].second(self.design.times(point), self.labels)
+            self.known = (x.copy(), d / len(d), self.weight * PENALTIES["saturating"].second(point))
         _, d, diagonal = self.known
         along = torch.from_numpy(np.ascontiguousarray(v))
         return (self.design.back(d * self.design.times(along)) + diagonal * along).numpy()

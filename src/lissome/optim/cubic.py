@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from lissome._errors import UsageError
+from lissome.optim.eigen import eigen
 from lissome.optim.spectrum import Root, Spectrum
 
 PROBES = 10  # products spent from a random vector on directions of negative curvature
@@ -111,9 +112,10 @@ class Exact:
 
     def __init__(self, B: Tensor, g: Tensor):
         _check(B, g)
-        values, self.vectors = torch.linalg.eigh(B)
+        self.g = g
+        values, self.vectors = eigen(B)
         # the small problem is always solved in float64, where every device has it
-        self.spectrum = Spectrum(_double(values), _double(self.vectors.mT @ g), torch.finfo(g.dtype).eps)
+        self.spectrum = Spectrum(_double(values), _double(self.vectors.into(g)), torch.finfo(g.dtype).eps)
 
     def norm(self) -> float:
         """Return |B|_2."""
@@ -128,7 +130,7 @@ class Exact:
         return self._step(self.spectrum.trust(radius), 0.0)
 
     def _step(self, root: Root, sigma: float) -> Step:
-        s = self.vectors @ root.y.to(self.vectors)
+        s = self.vectors.back(root.y.to(self.g))
         return _told(s, root, self.spectrum, sigma, 0.0)
 
 

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from lissome._errors import RunError, UsageError
 from lissome.optim.control import ACTS, LEAST
+from lissome.optim.eigen import eigen
 from lissome.optim.spectrum import Root, Spectrum
 
 SYRK: dict[torch.dtype, Any] = {torch.float32: get_blas_funcs("syrk", dtype="f"), torch.float64: get_blas_funcs("syrk")}
@@ -276,9 +277,9 @@ class Cubic:
     def __init__(self, r: Tensor, J: Tensor, gradient: Tensor, settings: Damping):
         self.J, self.settings = J, settings
         self.primal, square = _smaller(J)
-        values, self.vectors = torch.linalg.eigh(square)  # of the lower triangle
+        values, self.vectors = eigen(square)  # of the lower triangle
         self.values = values.clamp_min(0.0)  # below it is rounding
-        self.right = self.vectors.mT @ (gradient if self.primal else r)  # (p,) or (M,)
+        self.right = self.vectors.into(gradient if self.primal else r)  # (p,) or (M,)
         slope = self.right if self.primal else self.values.sqrt() * self.right
         # the small problem is always solved in float64, where every device has it
         self.spectrum = Spectrum(2 * _double(self.values), 2 * _double(slope), torch.finfo(J.dtype).eps)
@@ -296,7 +297,7 @@ class Cubic:
 
     def pull(self, q: Tensor) -> Tensor:
         """Return (J^T J + lam)^-1 J^T q (p,) for q (M,), lam half of the multiplier."""
-        return self._solve(self.vectors.mT @ (self.J.mT @ q if self.primal else q))
+        return self._solve(self.vectors.into(self.J.mT @ q if self.primal else q))
 
     def charge(self, damping: float) -> float:
         """Return (sigma / 3) |v|^3."""
@@ -317,7 +318,7 @@ class Cubic:
         assert self.root is not None
         divided = coordinates / (self.values + self.root.multiplier / 2)
         # 0 / 0 is a direction that r does not see: stay
-        pulled = self.vectors @ torch.where(coordinates == 0, 0.0, divided)
+        pulled = self.vectors.back(torch.where(coordinates == 0, 0.0, divided))
         return pulled if self.primal else self.J.mT @ pulled
 
     def _length(self) -> float:

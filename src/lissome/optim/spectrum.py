@@ -19,10 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from scipy.linalg import get_blas_funcs
 from torch import Tensor
 
+_norm: Any = get_blas_funcs("nrm2")  # loses nothing where squares would overflow
 CLIMBS = 100  # Newton steps; about 6 are usual
 CLOSE = 4 * torch.finfo(torch.float64).eps  # a relative change of mu that rounding makes
 
@@ -50,15 +54,19 @@ class Spectrum:
     """
 
     def __init__(self, values: Tensor, slope: Tensor, eps: float):
-        self.norm = float(values.abs().max())
-        self.noise = 4 * eps * len(values) ** 0.5 * self.norm
-        self.values = torch.where((values < 0) & (values > -self.noise), 0.0, values)
-        self.slope = slope
-        self.size = slope.abs()
-        self.lowest = float(self.values[0])
-        self.shift = max(0.0, -self.lowest)
-        self.gaps = self.values + self.shift
+        self.values, self.slope = values, slope
+        # arrays: a call of torch costs more than so few numbers
+        c, found = slope.numpy(), values.numpy()
+        self.norm = float(np.abs(found).max())
+        self.noise = 4 * eps * len(found) ** 0.5 * self.norm
+        if (found[0] < 0) and (found[0] > -self.noise):
+            found = np.maximum(found, 0.0)
+        self.c, self.size = c, np.abs(c)
+        self.shift = max(0.0, -float(found[0]))
+        self.gaps: Any = found + self.shift
+        self.flat: Any = self.size == 0
 
+    @np.errstate(all="ignore")
     def cubic(self, sigma: float) -> Root:
         """Return the global minimiser of c y + y l y / 2 + (sigma / 3) |y|^3."""
 
@@ -67,47 +75,50 @@ class Spectrum:
             return sigma / multiplier, -sigma / multiplier / multiplier
 
         # sigma |c_j| / (gap_j + mu) <= sigma |y| = mu + shift for every j bounds mu from below
-        root = torch.sqrt((self.shift - self.gaps).square() + 4 * sigma * self.size)
-        lower = 2 * (sigma * self.size - self.shift * self.gaps) / (self.shift + self.gaps + root).clamp_min(1e-300)
+        root = np.sqrt((self.shift - self.gaps) ** 2 + 4 * sigma * self.size)
+        lower = 2 * (sigma * self.size - self.shift * self.gaps) / np.maximum(self.shift + self.gaps + root, 1e-300)
         start = max(0.0, float(lower.max()))
         if start == 0:
             y = self._at(0.0)
-            if float(y.norm()) * sigma <= self.shift:
+            if _norm(y) * sigma <= self.shift:
                 return self._filled(y, self.shift / sigma)
         return self._climb(start, target)
 
+    @np.errstate(all="ignore")
     def trust(self, radius: float) -> Root:
         """Return the global minimiser of c y + y l y / 2 where |y| <= radius."""
         start = max(0.0, float((self.size / radius - self.gaps).max()))
         if start == 0:
             y = self._at(0.0)
-            if float(y.norm()) <= radius:
-                return self._filled(y, radius) if self.shift else Root(y, 0.0, False)
+            if _norm(y) <= radius:
+                return self._filled(y, radius) if self.shift else Root(torch.from_numpy(y), 0.0, False)
         return self._climb(start, lambda mu: (1 / radius, 0.0))
 
     def _climb(self, mu: float, target: Callable[[float], tuple[float, float]]) -> Root:
         y = self._at(mu)
         for _ in range(CLIMBS):
-            length = float(y.norm())
+            length = float(_norm(y))
             aim, rate = target(mu)
             short = aim - 1 / length
             if not short > 0:
                 break
-            slope = float((y.square() / (self.gaps + mu)).nan_to_num(0.0).sum()) / length**3 - rate
+            slope = float(self._over(y * y, mu).sum()) / length**3 - rate
             rise = short / slope
             mu += rise
             y = self._at(mu)
             if rise <= CLOSE * mu:
                 break
-        return Root(y, mu + self.shift, self.shift > 0 and mu <= self.noise)
+        return Root(torch.from_numpy(y), mu + self.shift, self.shift > 0 and mu <= self.noise)
 
-    def _at(self, mu: float) -> Tensor:
+    def _at(self, mu: float) -> Any:
+        return self._over(-self.c, mu)
+
+    def _over(self, x: Any, mu: float) -> Any:
         # 0 / 0 is a direction without slope and without curvature: stay
-        return torch.where(self.size == 0, 0.0, -self.slope / (self.gaps + mu))
+        return np.divide(x, self.gaps + mu, out=np.zeros_like(x), where=~self.flat)
 
-    def _filled(self, y: Tensor, length: float) -> Root:
+    def _filled(self, y: Any, length: float) -> Root:
         """Return the hard case: add as much of the lowest eigenvector as makes y so long."""
         missing = length * length - float(y @ y)
-        y = y.clone()
         y[0] += math.sqrt(max(0.0, missing))
-        return Root(y, self.shift, self.shift > 0)
+        return Root(torch.from_numpy(y), self.shift, self.shift > 0)

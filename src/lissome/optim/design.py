@@ -1,0 +1,126 @@
+r"""The rows a_i of a linear model, and the three products that are asked of them.
+
+A^T diag(d) A of a sparse A is one product too: with K (p^2, N) holding a_ij a_ik, j >= k, in column i, its lower
+triangle is K d. Where rows have 12 entries K has some 80 a row; made once in the time of one or two products of two
+sparse matrices, it then answers 5 to 10 times as fast as such a product: in 3 ms in place of 32 for 32,560 x 122, in 16
+in place of 78 for 49,749 x 300 (one thread).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+PAIRS = 50_000_000  # entries of K, 12 bytes each
+CHUNK = 50_000  # entries of K that are made at once
+
+
+class Design(Protocol):
+    """What is asked of A (N, p): A x, A^T r and A^T diag(d) A."""
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+
+    def times(self, x: Tensor) -> Tensor:
+        """Return A x (N,)."""
+        ...
+
+    def back(self, r: Tensor) -> Tensor:
+        """Return A^T r (p,)."""
+        ...
+
+    def sandwich(self, d: Tensor) -> Tensor:
+        """Return A^T diag(d) A (p, p) for d (N,)."""
+        ...
+
+
+def design(A: Any) -> Design:
+    """Return A, a dense or sparse tensor or a matrix of scipy.sparse, as a design."""
+    if not isinstance(A, Tensor):
+        return Sparse(A)
+    if A.layout == torch.strided:
+        return Dense(A)
+    coo = A.to_sparse_coo().coalesce()
+    row, column = coo.indices().numpy()
+    return Sparse(sparse.csr_array((coo.values().numpy(), (row, column)), shape=tuple(A.shape)))
+
+
+class Dense:
+    """A as a tensor."""
+
+    def __init__(self, A: Tensor):
+        self.A, self.shape, self.dtype = A, (A.shape[0], A.shape[1]), A.dtype
+
+    def times(self, x: Tensor) -> Tensor:
+        """Return A x."""
+        return self.A @ x
+
+    def back(self, r: Tensor) -> Tensor:
+        """Return A^T r."""
+        return self.A.mT @ r
+
+    def sandwich(self, d: Tensor) -> Tensor:
+        """Return A^T diag(d) A."""
+        return self.A.mT @ (d[:, None] * self.A)
+
+
+class Sparse:
+    """A as rows of scipy.sparse, whose products beat torch's."""
+
+    def __init__(self, A: Any):
+        self.A: Any = sparse.csr_array(A)  # scipy's own types are loose
+        if not self.A.has_canonical_format:
+            self.A = self.A.copy()  # the caller's stays as it is
+            self.A.sum_duplicates()
+        self.transposed: Any = sparse.csr_array(self.A.T)
+        self.counts = np.diff(self.A.indptr)
+        self.shape = (self.A.shape[0], self.A.shape[1])
+        self.dtype = torch.from_numpy(self.A.data[:0]).dtype
+
+    def times(self, x: Tensor) -> Tensor:
+        """Return A x."""
+        return torch.from_numpy(self.A @ x.numpy())
+
+    def back(self, r: Tensor) -> Tensor:
+        """Return A^T r."""
+        return torch.from_numpy(self.transposed @ r.numpy())
+
+    def sandwich(self, d: Tensor) -> Tensor:
+        """Return A^T diag(d) A."""
+        if int((self.counts * (self.counts + 1) // 2).sum()) <= PAIRS:
+            order, pairs = self._pairs
+            lower = torch.from_numpy(pairs @ d.numpy()[order]).view(self.shape[1], self.shape[1])
+            return lower + lower.tril(-1).mT
+        weighted = self.A.data * np.repeat(d.numpy(), self.counts)
+        scaled = sparse.csr_array((weighted, self.A.indices, self.A.indptr), shape=self.A.shape)
+        return torch.from_numpy((self.transposed @ scaled).toarray())
+
+    @cached_property
+    def _pairs(self) -> tuple[Any, Any]:
+        """Return the order in which K takes the rows, those of one length together, and K."""
+        width, starts, at = self.shape[1], self.A.indptr[:-1], 0
+        sizes = self.counts * (self.counts + 1) // 2
+        order = np.argsort(self.counts, kind="stable")
+        ends = np.concatenate([[0], np.cumsum(sizes[order])])
+        where = np.empty(ends[-1], np.int32 if max(width * width, ends[-1]) < 2**31 else np.int64)
+        values = np.ones(ends[-1], self.A.data.dtype)
+        alike = bool((self.A.data == 1).all())
+        for count in np.unique(self.counts):
+            j, k = np.tril_indices(count)
+            rows = np.flatnonzero(self.counts == count)
+            # a few rows at a time: new memory is dearer than the work
+            for some in np.array_split(rows, 1 + len(rows) * len(j) // CHUNK):
+                entries = starts[some][:, None] + np.arange(count)
+                columns = self.A.indices[entries].astype(where.dtype)
+                end = at + len(some) * len(j)
+                np.add(columns[:, j] * width, columns[:, k], out=where[at:end].reshape(len(some), len(j)))
+                if not alike:
+                    numbers = self.A.data[entries]
+                    np.multiply(numbers[:, j], numbers[:, k], out=values[at:end].reshape(len(some), len(j)))
+                at = end
+        return order, sparse.csc_array((values, where, ends.astype(where.dtype)), shape=(width * width, len(order)))
