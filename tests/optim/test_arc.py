@@ -259,7 +259,7 @@ class TestControl:
 class TestMomentum:
     def moved(self, name, f, y, d, s=None, tau=0.5):
         s = d if s is None else s
-        return MOMENTA[name](oracle_of(f), Place(y, float(f(y)), s, tau, d))
+        return MOMENTA[name](oracle_of(f), Place(y, float(f(y)), s, tau, y - d))
 
     @pytest.mark.parametrize("name", MOMENTA)
     def test_no_rule_lets_f_rise(self, name):
@@ -283,7 +283,7 @@ class TestMomentum:
     @pytest.mark.parametrize("name", ["search", "plane"])
     def test_a_newton_step_is_not_moved(self, name):
         oracle = oracle_of(lambda x: x.sum())
-        MOMENTA[name](oracle, Place(start(1.0, 1.0), 2.0, start(1.0, 0.0), 0.001, start(1.0, 0.0)))
+        MOMENTA[name](oracle, Place(start(1.0, 1.0), 2.0, start(1.0, 0.0), 0.001, start(0.0, 1.0)))
         assert oracle.counts.evaluations == oracle.counts.gradients == 0
 
     def test_plane_minimises_over_the_plane(self):

@@ -7,6 +7,8 @@ from scipy import sparse
 
 from lissome._errors import UsageError
 from lissome.optim.arc import Outcome, minimize
+from lissome.optim.design import Dense
+from lissome.optim.oracle import differentiable
 from lissome.optim.regression import LOSSES, PENALTIES, regression
 from tests.oracles import cubic as truth
 
@@ -53,6 +55,31 @@ def test_closed_forms_are_those_of_autograd(form, loss, penalty):
     torch.testing.assert_close(g, torch.func.grad(f)(x))
     torch.testing.assert_close(oracle.hessian(x), truth.hessian(f, x))
     assert oracle.value(x + 1) == pytest.approx(float(f(x + 1)), rel=1e-12)
+
+
+def test_a_line_costs_no_product_beyond_those_of_its_ends(monkeypatch):
+    A, b, x = data()
+    oracle, plain = (regression(A, b, penalty="saturating", weight=0.3) for _ in range(2))
+    y, products, times = x.flip(0), [], Dense.times
+    go = oracle.line(x, y)
+    monkeypatch.setattr(Dense, "times", lambda self, x: products.append(x) or times(self, x))
+    for beta in (0.0, 0.5, 4.0, -1.0):
+        v, f = go(beta)
+        slope = oracle.gradient(v)[1]
+        assert not products
+        torch.testing.assert_close(v, y + beta * (y - x))
+        assert f == pytest.approx(plain.value(v), rel=1e-12)
+        torch.testing.assert_close(slope, plain.gradient(v)[1])
+        products.clear()
+    assert oracle.counts.evaluations == 4
+
+
+def test_an_oracle_without_a_line_evaluates_along_it():
+    oracle = differentiable(lambda x: (x**3).sum(), torch.zeros(2))
+    v, f = oracle.line(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 1.0]))(0.5)
+    assert v.tolist() == [2.5, 1.5]
+    assert f == 2.5**3 + 1.5**3
+    assert oracle.counts.evaluations == 1
 
 
 @pytest.mark.parametrize("form", ["dense", "scipy csr"])

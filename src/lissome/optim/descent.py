@@ -148,7 +148,7 @@ def advance(oracle: Oracle, state: State, settings: Settings) -> tuple[State, Re
         sigma, trial = _lengthened(place, subproblem, sigma, trial, settings.longer)
         report = replace(report, rho=trial.rho, tau=trial.step.share, sigma=sigma, hard=trial.step.hard)
         y, s = state.x + trial.step.s, trial.step.s
-        moved = MOMENTA[settings.momentum](oracle, Place(y, trial.f, s, trial.step.share, y - state.y_prev))
+        moved = MOMENTA[settings.momentum](oracle, Place(y, trial.f, s, trial.step.share, state.y_prev))
         after = replace(state, f=None, g=None, drowned=0)
     after = replace(after, x=moved.x, y_prev=y, sigma=control.accepted(sigma, trial))
     return told(after, report, f=moved.f, beta=moved.beta, accepted=True, outcome=outcome)

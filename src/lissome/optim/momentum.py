@@ -33,13 +33,13 @@ PROBE = 1e-4  # of the plane's differences, in parts of |s| + |d|
 
 
 class Place(NamedTuple):
-    """An accepted point y (p,) with f there, the step s that led to it, its tau, and d = y - y_prev."""
+    """An accepted point y (p,) with f there, the step s that led to it, its tau, and y_prev."""
 
     y: Tensor
     f: float
     s: Tensor
     tau: float
-    d: Tensor
+    previous: Tensor
 
 
 class Moved(NamedTuple):
@@ -58,8 +58,7 @@ def _stay(oracle: Oracle, place: Place) -> Moved:
 
 
 def _along(oracle: Oracle, place: Place, beta: float) -> Moved:
-    v = place.y + beta * place.d
-    f = oracle.value(v)
+    v, f = oracle.line(place.previous, place.y)(beta)
     return Moved(v, f, beta) if f < place.f else _stay(oracle, place)
 
 
@@ -78,9 +77,11 @@ def _wang(oracle: Oracle, place: Place) -> Moved:
 
 def _search(oracle: Oracle, place: Place) -> Moved:
     best, beta = _stay(oracle, place), 0.5
-    for _ in range(DOUBLINGS if place.tau > ACTS else 0):
-        v = place.y + beta * place.d
-        f = oracle.value(v)
+    if not place.tau > ACTS:
+        return best
+    line = oracle.line(place.previous, place.y)
+    for _ in range(DOUBLINGS):
+        v, f = line(beta)
         if not f < best.f:
             break
         best, beta = Moved(v, f, beta), 2 * beta
@@ -88,8 +89,9 @@ def _search(oracle: Oracle, place: Place) -> Moved:
 
 
 def _plane(oracle: Oracle, place: Place) -> Moved:
-    size = float(place.s.norm() + place.d.norm())
-    axes, _ = torch.linalg.qr(torch.stack([place.s, place.d], 1))  # (p, 2); parallel ones give a harmless second
+    d = place.y - place.previous
+    size = float(place.s.norm() + d.norm())
+    axes, _ = torch.linalg.qr(torch.stack([place.s, d], 1))  # (p, 2); parallel ones give a harmless second
     h = PROBE * size
     best = _stay(oracle, place)
     for _ in range(NEWTON if place.tau > ACTS else 0):
@@ -104,7 +106,7 @@ def _plane(oracle: Oracle, place: Place) -> Moved:
             v = best.x + step / 2**halving
             f = oracle.value(v)
             if f < best.f:
-                best = Moved(v, f, float((v - place.y).norm() / place.d.norm()))
+                best = Moved(v, f, float((v - place.y).norm() / d.norm()))
                 break
         else:
             break

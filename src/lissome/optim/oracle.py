@@ -41,6 +41,7 @@ class Oracle:
         gradient: x -> f and its gradient (p,).
         hessian: x -> the symmetric (p, p), as a tensor or as something with `shape` and `@`; one that also has
             `dense()` can be solved exactly.
+        line: (x, y) -> (beta -> v = y + beta (y - x) and f(v)), where that is cheaper than `value`.
 
     >>> oracle = Oracle(lambda x: x @ x, lambda x: (x @ x, 2 * x), lambda x: 2 * torch.eye(len(x)))
     >>> oracle.value(torch.ones(3)), oracle.counts
@@ -52,8 +53,9 @@ class Oracle:
         value: Callable[[Tensor], Tensor | float],
         gradient: Callable[[Tensor], tuple[Tensor | float, Tensor]],
         hessian: Callable[[Tensor], Any],
+        line: Callable[[Tensor, Tensor], Callable[[float], tuple[Tensor, Tensor | float]]] | None = None,
     ):
-        self._value, self._gradient, self._hessian = value, gradient, hessian
+        self._value, self._gradient, self._hessian, self._line = value, gradient, hessian, line
         self._spent: dict[str, int] = asdict(Counts())
 
     @property
@@ -65,6 +67,20 @@ class Oracle:
         """Return f(x)."""
         self._spent["evaluations"] += 1
         return float(self._value(x))
+
+    def line(self, x: Tensor, y: Tensor) -> Callable[[float], tuple[Tensor, float]]:
+        """Return a function that goes from y on by beta (y - x): beta -> the point (p,) and f there."""
+        known = None if self._line is None else self._line(x, y)
+
+        def go(beta: float) -> tuple[Tensor, float]:
+            if known is None:
+                v = y + beta * (y - x)
+                return v, self.value(v)
+            self._spent["evaluations"] += 1
+            v, f = known(beta)
+            return v, float(f)
+
+        return go
 
     def gradient(self, x: Tensor) -> tuple[float, Tensor]:
         """Return f(x) and its gradient (p,)."""

@@ -22,7 +22,7 @@ from lissome.optim.design import design
 from lissome.optim.oracle import Oracle
 
 FAR = 40.0  # beyond it log(1 + e^z) is z, to rounding
-KEPT = 4  # points whose margins are kept: those of one search
+KEPT = 16  # points whose margins are kept: those of two searches
 
 
 class Curve(NamedTuple):
@@ -91,17 +91,28 @@ def regression(A: Any, b: Tensor, loss: str = "logistic", *, penalty: str = "rid
             "(N, p) beside (N,) of one floating dtype"
         )
     curve, price = LOSSES[loss], PENALTIES[penalty]
-    known: list[tuple[Tensor, Tensor]] = []
+    known: list[tuple[Tensor, Tensor]] = []  # points and their margins
+
+    def keep(x: Tensor, z: Tensor) -> Tensor:
+        known[:] = [(x.clone(), z), *known[: KEPT - 1]]
+        return z
 
     def margins(x: Tensor) -> Tensor:
-        for point, z in known:
-            if torch.equal(point, x):
-                return z
-        known[:] = [(x.clone(), rows_of.times(x)), *known[: KEPT - 1]]
-        return known[0][1]
+        found = next((z for point, z in known if torch.equal(point, x)), None)
+        return keep(x, rows_of.times(x)) if found is None else found
 
     def value(x: Tensor) -> Tensor:
         return curve.value(margins(x), b).mean() + weight * price.value(x).sum()
+
+    def line(x: Tensor, y: Tensor) -> Callable[[float], tuple[Tensor, Tensor]]:
+        z, along = margins(y), margins(y) - margins(x)
+
+        def go(beta: float) -> tuple[Tensor, Tensor]:
+            v = y + beta * (y - x)
+            keep(v, z + beta * along)  # no product with A
+            return v, value(v)
+
+        return go
 
     def gradient(x: Tensor) -> tuple[Tensor, Tensor]:
         slope = rows_of.back(curve.first(margins(x), b)) / rows
@@ -112,4 +123,4 @@ def regression(A: Any, b: Tensor, loss: str = "logistic", *, penalty: str = "rid
         B.diagonal().add_(weight * price.second(x))
         return B
 
-    return Oracle(value, gradient, hessian)
+    return Oracle(value, gradient, hessian, line)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from lissome._errors import Interrupted, RunError, UsageError, unknown
 from lissome._files import write, write_json
@@ -122,8 +123,9 @@ def _in_turn(paper: str, todo: Sequence[tuple[int, Cell]], tick: Any) -> Iterato
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for step, cell in todo:
-            yield step, PAPERS[paper].run(seldom, **cell.arguments)
+        with threadpool_limits(1, user_api="blas"):  # scipy's library has threads of its own
+            for step, cell in todo:
+                yield step, PAPERS[paper].run(seldom, **cell.arguments)
     finally:
         torch.set_num_threads(threads)
 
@@ -202,6 +204,7 @@ def _begin(parent: int) -> None:
     own_group()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    threadpool_limits(1, user_api="blas")
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
