@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "300": {"width": 300, "activation": "relu3", "constraint": "soft"},
 }
 # how the network for c = 0 was made: optimizer, learning rate, steps
-STARTS: dict[str, tuple[str, float | None, int]] = {"64": ("gauss-newton", None, 150), "300": ("adam", 1e-2, 2500)}
+STARTS: dict[str, tuple[str, float | None, int]] = {"64": ("gauss-newton", None, 150), "300": ("adam", 1e-2, 10_000)}
 WANTED = {("64", 0.5): PUBLISHED[0.5] / 100, ("64", 2.0): PUBLISHED[2.0] / 50}
 WANTED |= {("300", c): PUBLISHED[c] / 10 for c in (0.5, 2.0)}
 

@@ -16,7 +16,7 @@ from benchmarks.registry import Benchmark, Cell, agree
 from lissome.adapt import adapt
 from lissome.models import MLP
 from lissome.optim import GaussNewton
-from lissome.optim.gauss_newton import product
+from lissome.optim.damping import product
 from lissome.optim.machine import accelerator
 from lissome.optim.method import Group, Method
 from lissome.optim.step import Stepper

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lissome.optim import GaussNewton, QuasiNewton, gauss_newton, quasi_newton
+from lissome.optim import GaussNewton, QuasiNewton, damping, gauss_newton, quasi_newton
 from lissome.optim.arc import ARC, PRESETS, minimize
 from lissome.optim.checkpoint import decode, encode
 from lissome.optim.oracle import differentiable
@@ -38,9 +38,9 @@ def squares(rule):
     def run(function):
         r = function.residual
         problem = gauss_newton.LeastSquares(r, lambda x: (r(x), jacobian(r, x)))
-        x, damping, losses = function.x(), None, []
+        x, state, losses = function.x(), gauss_newton.State(), []
         for _ in range(100):
-            x, damping, report = gauss_newton.advance(problem, x, damping, gauss_newton.RULES[rule])
+            x, state, report = gauss_newton.advance(problem, x, state, damping.RULES[rule])
             losses.append(report.loss * len(r(x)))
         return Ending(x, losses)
 
@@ -77,7 +77,7 @@ METHODS: dict[str, Callable[..., Ending]] = {
     "crm": cubic(replace(PRESETS["crm"], sigma=50.0)),
     "trust region": cubic(PRESETS["trust"]),
     "trust region, krylov": cubic(PRESETS["trust"], "krylov"),
-    **{f"gauss-newton, {rule}": squares(rule) for rule in gauss_newton.RULES},
+    **{f"gauss-newton, {rule}": squares(rule) for rule in damping.RULES},
     **{rule: inverse(rule) for rule in quasi_newton.RULES},
 }
 every_pair = pytest.mark.parametrize(
@@ -116,7 +116,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "arc, plane": (lambda params: ARC(params, momentum="plane", subproblem="exact"), graph),
     **{
         f"gauss-newton, {rule}": (lambda params, rule=rule: GaussNewton(params, rule), residual)
-        for rule in gauss_newton.RULES
+        for rule in damping.RULES
     },
     **{rule: (lambda params, rule=rule: QuasiNewton(params, rule=rule), gradient) for rule in quasi_newton.RULES},
 }

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from lissome._errors import RunError, UsageError
 from lissome.optim import GaussNewton
 from lissome.optim.cubic import Exact
-from lissome.optim.gauss_newton import RULES, Cubic, Damping, Ending, LeastSquares, advance, product
+from lissome.optim.damping import RULES, Cubic, Damping, product
+from lissome.optim.gauss_newton import Ending, LeastSquares, State, advance
 from tests.oracles import gauss_newton as oracle
 
 
@@ -28,15 +29,42 @@ def problem(residual):
 @settings(max_examples=40, deadline=None)
 def test_a_step_is_that_of_the_formulas_whichever_of_the_two_systems_is_smaller(m, p, damping, seed):
     residual, x = curve(m, p, seed), torch.zeros(p, dtype=torch.float64)
-    new, _, report = advance(problem(residual), x, damping, Damping())
+    new, _, report = advance(problem(residual), x, State(damping), Damping())
     if report.solves == 1:
         wanted = [oracle.step(residual, x, damping)[0], oracle.step(residual, x, damping, acceleration=False)[0]]
         assert min(float((new - x - each).norm() / (1e-12 + each.norm())) for each in wanted) < 1e-6
 
 
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from([1e-6, 1e-2, 1.0]), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_momentum_keeps_the_step_before_where_the_jacobian_does_not_see(m, p, damping, seed):
+    residual, x = curve(m, p, seed), torch.zeros(p, dtype=torch.float64)
+    before = 0.1 * torch.randn(p, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    given_ = Damping(momentum=0.5)
+    new, state, report = advance(problem(residual), x, State(damping, before), given_)
+    if report.solves == 1:
+        ways = [oracle.step(residual, x, damping, base=0.5 * before, acceleration=a)[0] for a in (True, False)]
+        assert min(float((new - x - each).norm() / (1e-12 + each.norm())) for each in ways) < 1e-6
+        torch.testing.assert_close(state.step, new - x)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_first_rejection_takes_momentum_away_and_nothing_else(rule):
+    def residual(x):
+        return (x[:1] - 1) + 10 * x[1:].square()  # at 0 its Jacobian does not see the second number
+
+    x, before = torch.zeros(2, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    settings_ = replace(RULES[rule], acceleration=False)
+    plain, _, _ = advance(problem(residual), x, State(1e-2), settings_)
+    new, _, report = advance(problem(residual), x, State(1e-2, before), settings_)
+    assert report.solves == 2
+    assert report.damping == 1e-2
+    torch.testing.assert_close(new, plain)
+
+
 def test_acceleration_is_that_of_the_formulas():
     residual, x = curve(9, 4, 0), torch.zeros(4, dtype=torch.float64)
-    new, _, report = advance(problem(residual), x, 1e-2, Damping())
+    new, _, report = advance(problem(residual), x, State(1e-2), Damping())
     wanted, bent = oracle.step(residual, x, 1e-2)
     assert bent
     assert report.accelerated
@@ -47,7 +75,7 @@ def test_acceleration_is_that_of_the_formulas():
 @settings(max_examples=40, deadline=None)
 def test_a_cubic_step_is_that_of_the_formulas_whichever_of_the_two_products_is_smaller(m, p, sigma, seed):
     residual, x = curve(m, p, seed), torch.zeros(p, dtype=torch.float64)
-    new, _, report = advance(problem(residual), x, sigma, RULES["cubic"])
+    new, _, report = advance(problem(residual), x, State(sigma), RULES["cubic"])
     if report.solves == 1:
         wanted = [oracle.cubic(residual, x, sigma)[0], oracle.cubic(residual, x, sigma, acceleration=False)[0]]
         assert min(float((new - x - each).norm() / (1e-12 + each.norm())) for each in wanted) < 1e-6
@@ -59,7 +87,8 @@ def test_a_cubic_step_is_that_of_the_formulas_whichever_of_the_two_products_is_s
 def test_a_cubic_step_is_the_exact_minimiser_of_its_model(m, p, sigma, seed):
     residual, x = curve(m, p, seed), torch.zeros(p, dtype=torch.float64)
     J, r = oracle.jacobian(residual, x), residual(x)
-    system, wanted = Cubic(r, J, J.T @ r, RULES["cubic"]), Exact(2 * J.T @ J, 2 * J.T @ r).cubic(sigma)
+    system, wanted = Cubic(J, RULES["cubic"]), Exact(2 * J.T @ J, 2 * J.T @ r).cubic(sigma)
+    system.aim(r, J.T @ r)
     step = system.step(sigma)
     assert float((step - wanted.s).norm()) < 1e-8 * wanted.norm
     assert float(r @ r - (r + J @ step).square().sum()) - system.charge(sigma) == pytest.approx(wanted.cubic, rel=1e-8)
@@ -67,7 +96,7 @@ def test_a_cubic_step_is_the_exact_minimiser_of_its_model(m, p, sigma, seed):
 
 def test_cubic_acceleration_is_that_of_the_formulas():
     residual, x = curve(9, 4, 0), torch.zeros(4, dtype=torch.float64)
-    new, _, report = advance(problem(residual), x, 1.0, RULES["cubic"])
+    new, _, report = advance(problem(residual), x, State(1.0), RULES["cubic"])
     wanted, bent = oracle.cubic(residual, x, 1.0)
     assert bent
     assert report.accelerated
@@ -79,24 +108,24 @@ def test_cubic_acceleration_is_that_of_the_formulas():
 @pytest.mark.parametrize(("outer", "inner"), [(100.0, 1.0), (1.0, 100.0)])
 def test_a_first_step_knows_no_units(rule, m, p, outer, inner):
     residual, x = curve(m, p, 0), torch.zeros(p, dtype=torch.float64)
-    new, _, _ = advance(problem(residual), x, None, RULES[rule])
-    scaled, _, _ = advance(problem(lambda z: outer * residual(z / inner)), x, None, RULES[rule])
+    new, _, _ = advance(problem(residual), x, State(), RULES[rule])
+    scaled, _, _ = advance(problem(lambda z: outer * residual(z / inner)), x, State(), RULES[rule])
     torch.testing.assert_close(scaled / inner, new, rtol=1e-7, atol=1e-9)
 
 
 def test_sigma_falls_after_a_good_step_where_it_acts_and_only_there():
     residual, x = lambda x: x - 1, torch.zeros(3, dtype=torch.float64)
     for sigma, after in ((1.0, 0.5), (1e-6, 1e-6)):
-        _, damping, report = advance(problem(residual), x, sigma, RULES["cubic"])
+        _, state, report = advance(problem(residual), x, State(sigma), RULES["cubic"])
         assert report.rho == pytest.approx(1) or report.rho > 1
-        assert damping == after
+        assert state.damping == after
 
 
 def test_a_flat_place_is_left_as_it_is():
     x = torch.zeros(2, dtype=torch.float64)
     for rule in RULES:
         flat = LeastSquares(lambda x: torch.ones(3).double(), lambda x: (torch.ones(3).double(), x.new_zeros(3, 2)))
-        new, _, report = advance(flat, x, None, RULES[rule])
+        new, _, report = advance(flat, x, State(), RULES[rule])
         assert torch.equal(new, x)
         assert report.ending is Ending.REJECTED
 
@@ -111,10 +140,10 @@ def test_the_product_is_right_below_its_diagonal(m, p, rows):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_loss_never_rises_and_the_minimum_is_reached(rule):
-    residual, x, damping = curve(20, 8, 1), torch.full((8,), 3.0, dtype=torch.float64), None
+    residual, x, state = curve(20, 8, 1), torch.full((8,), 3.0, dtype=torch.float64), State()
     losses = []
     for _ in range(25):
-        x, damping, report = advance(problem(residual), x, damping, RULES[rule])
+        x, state, report = advance(problem(residual), x, state, RULES[rule])
         losses.append(report.loss)
         assert report.loss <= report.before
     assert float((oracle.jacobian(residual, x).T @ residual(x)).norm()) < 1e-6  # the loss tells no more
@@ -133,7 +162,7 @@ def test_a_rejected_step_asks_for_no_second_jacobian_and_raises_the_damping(rule
         return residual(x), oracle.jacobian(residual, x)
 
     x = torch.tensor([-0.5, 1.0], dtype=torch.float64)
-    _, _, report = advance(LeastSquares(residual, linearize), x, 1e-4, replace(RULES[rule], acceleration=False))
+    _, _, report = advance(LeastSquares(residual, linearize), x, State(1e-4), replace(RULES[rule], acceleration=False))
     assert report.ending is Ending.ACCEPTED
     assert report.solves > 1
     assert count == 1
@@ -144,7 +173,7 @@ def test_rejected_cubic_steps_cost_one_set_of_eigenvectors(monkeypatch):
     residual, x, calls = lambda x: 1 + x.square() - x, torch.full((2,), 0.4, dtype=torch.float64), []
     eigh = torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda A: calls.append(0) or eigh(A))
-    _, _, report = advance(problem(residual), x, 1e-9, RULES["cubic"])
+    _, _, report = advance(problem(residual), x, State(1e-9), RULES["cubic"])
     assert report.solves > 1
     assert len(calls) == 1
 
@@ -154,12 +183,12 @@ def test_a_step_that_cannot_improve_says_so_and_leaves_x():
         return 1 + x.square()
 
     x = torch.zeros(2, dtype=torch.float64)
-    new, damping, report = advance(
-        LeastSquares(residual, lambda x: (residual(x), torch.eye(2, dtype=x.dtype))), x, 1e-2, Damping()
+    new, state, report = advance(
+        LeastSquares(residual, lambda x: (residual(x), torch.eye(2, dtype=x.dtype))), x, State(1e-2), Damping()
     )
     assert torch.equal(new, x)
     assert report.ending is Ending.REJECTED
-    assert damping == Damping().start
+    assert state == State(Damping().start)
 
 
 def test_points_where_the_residual_is_not_finite_are_rejected():
@@ -168,7 +197,7 @@ def test_points_where_the_residual_is_not_finite_are_rejected():
 
     x = torch.zeros(1, dtype=torch.float64)
     new, _, report = advance(
-        LeastSquares(residual, lambda x: (residual(x), torch.ones(1, 1).double())), x, 1e-2, Damping()
+        LeastSquares(residual, lambda x: (residual(x), torch.ones(1, 1).double())), x, State(1e-2), Damping()
     )
     assert report.ending is Ending.ACCEPTED
     assert 0 < float(new) <= 0.5
@@ -265,7 +294,7 @@ def test_a_jacobian_whose_square_overflows_is_refused(rule):
     x = torch.zeros(2, dtype=torch.float64)
     steep = LeastSquares(lambda x: x, lambda x: (x + 1e-200, 1e200 * torch.eye(2).double()))
     with pytest.raises(RunError, match="the square of the Jacobian is not finite; scale the residual"):
-        advance(steep, x, None, RULES[rule])
+        advance(steep, x, State(), RULES[rule])
 
 
 @pytest.mark.parametrize(
@@ -276,6 +305,7 @@ def test_a_jacobian_whose_square_overflows_is_refused(rule):
         ({"retreat": 0.5}, "the damping's retreat is 0.5; legal is at least 1"),
         ({"probe": torch.nan}, "the damping's probe is nan; legal is a number above 0"),
         ({"tries": 0}, "the damping's tries is 0; legal is at least 1"),
+        ({"momentum": 1.0}, "the damping's momentum is 1.0; legal is a number from 0 to below 1"),
     ],
 )
 def test_figures_out_of_range_are_refused(given, sentence):

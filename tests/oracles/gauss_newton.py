@@ -10,12 +10,16 @@ def jacobian(residual, x):
     return torch.stack([torch.autograd.grad(each, x, retain_graph=True)[0] for each in r])
 
 
-def step(residual, x, damping, *, acceleration=True, probe=0.1, bend=0.75):
-    """Return the step for a damping relative to the mean diagonal of J^T J, and whether it is bent."""
+def step(residual, x, damping, *, base=None, acceleration=True, probe=0.1, bend=0.75):
+    """Return the step for a damping relative to the mean diagonal of J^T J, and whether it is bent.
+
+    It minimises |r + J v|^2 + lam |v - base|^2.
+    """
     J, r = jacobian(residual, x), residual(x).detach()
-    A = J.T @ J
-    inverse = torch.linalg.inv(A + damping * A.diagonal().mean() * torch.eye(len(x), dtype=x.dtype))
-    return bent(residual, x, -inverse @ J.T @ r, inverse, acceleration, probe, bend)
+    A, base = J.T @ J, torch.zeros_like(x) if base is None else base
+    lam = damping * A.diagonal().mean()
+    inverse = torch.linalg.inv(A + lam * torch.eye(len(x), dtype=x.dtype))
+    return bent(residual, x, inverse @ (lam * base - J.T @ r), inverse, acceleration, probe, bend)
 
 
 def cubic(residual, x, sigma, *, acceleration=True, probe=0.1, bend=0.75):

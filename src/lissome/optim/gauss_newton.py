@@ -1,22 +1,17 @@
-r"""Damped Gauss-Newton steps for a residual vector, with geodesic acceleration.
+r"""Damped Gauss-Newton steps for a residual vector, with momentum and geodesic acceleration.
 
-With the residual r (M,), its Jacobian J (M, p) and a damping, the rules for the step v are
+With the residual r (M,), its Jacobian J (M, p) and w the step before, a rule of `damping` gives u and the step is bent:
 
-    marquardt   v = -(J^T J + lam)^-1 J^T r,   lam the damping times the mean diagonal of J^T J
-    cubic       v = argmin |r + J v|^2 + (sigma / 3) |v|^3,   sigma the damping itself
-
-The cubic step obeys the first formula with lam = sigma |v| / 2. The curve of r along v bends it:
-
+    v     = mu w + u,   u the damped step for the residual r + J mu w: v is near mu w where J does not see
     r_vv  = (2 / h) ((r(x + h v) - r(x)) / h - J v)
     a     = -1/2 (J^T J + lam)^-1 J^T r_vv
 
-and the step is v + a where 2 |a| / |v| < 0.75, else, or where that does not help, v. Where M < p the same numbers come
-from the M x M system: (J^T J + lam)^-1 J^T = J^T (J J^T + lam)^-1. A rejected step costs no new Jacobian, and none of
-`cubic` a new factorization: J^T J, or J J^T, is taken to its eigenvectors once.
+and it is v + a where 2 |a| / |v| < 0.75, else, or where that does not help, v. Points may be new in each step: what J
+does not see now, the J before saw, and without mu w the step forgets it. The first rejection takes mu w away. A
+rejected step costs no new Jacobian, and none of `cubic` a new factorization.
 
-References: K. Levenberg 1944, D. Marquardt 1963; the cubic term: C. Cartis, N. Gould, P. Toint 2011, doi
-10.1007/s10107-009-0286-5, with sigma as in `control.interpolate`; acceleration: M. Transtrum, J. Sethna, arXiv
-1201.5885, equation (5).
+References: acceleration: M. Transtrum, J. Sethna, arXiv 1201.5885, equation (5); momentum: G. Goldshlager,
+N. Abrahamsen, L. Lin, arXiv 2401.10190 (SPRING). Differs from the latter: damping by trial, and no bound on the step.
 """
 
 from __future__ import annotations
@@ -25,20 +20,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import NamedTuple
 
 import torch
-from scipy.linalg import get_blas_funcs
 from torch import Tensor
 
-from lissome._errors import RunError, UsageError
-from lissome.optim.control import ACTS, LEAST
-from lissome.optim.eigen import eigen
-from lissome.optim.spectrum import Root, Spectrum
-
-SYRK: dict[torch.dtype, Any] = {torch.float32: get_blas_funcs("syrk", dtype="f"), torch.float64: get_blas_funcs("syrk")}
-TIGHT = 1e-14  # damping of `marquardt` is kept above it
-LEAP = 100.0  # the most that one rejection multiplies sigma by
+from lissome._errors import RunError
+from lissome.optim.damping import SYSTEMS, Damping, System
 
 
 class Ending(Enum):
@@ -48,49 +36,11 @@ class Ending(Enum):
     REJECTED = "No damping tried lowers the loss on these points: draw new ones, use float64, or stop here."
 
 
-@dataclass(frozen=True)
-class Damping:
-    """How steps are damped and accepted; the figures are those that trials on networks for equations settled.
+class State(NamedTuple):
+    """What one step leaves to the next: its damping and itself (p,); None begins."""
 
-    Attributes:
-        rule: marquardt or cubic; `RULES` has the figures of each.
-        start: the first damping of `marquardt`; the first sigma of `cubic` is so many times |2 J^T J|^2 / |2 J^T r|.
-        shrink: what it is divided by when the loss falls by more than `good` of what the model promised.
-        grow: what it is multiplied by when it falls by less than `poor`.
-        retreat: what it is multiplied by, at least, when the step is rejected.
-        good: see `shrink`.
-        poor: see `grow`.
-        reject: the least part of the promise that is accepted.
-        tries: solves with one Jacobian before the step is given up.
-        acceleration: whether the curve r_vv bends the step.
-        probe: the h of r_vv.
-        bend: the largest 2 |a| / |v| that is trusted.
-
-    Raises:
-        UsageError: a figure out of range.
-    """
-
-    rule: str = "marquardt"
-    start: float = 1e-2
-    shrink: float = 3.0
-    grow: float = 2.0
-    retreat: float = 4.0
-    good: float = 0.75
-    poor: float = 0.25
-    reject: float = 1e-3
-    tries: int = 12
-    acceleration: bool = True
-    probe: float = 0.1
-    bend: float = 0.75
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        least = dict(start=0, good=0, poor=0, reject=0, probe=0, bend=0, shrink=1, grow=1, retreat=1, tries=1)
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if not (value > 0 and bound <= value < math.inf):
-                legal = "a number above 0" if bound == 0 else "at least 1"
-                raise UsageError(f"the damping's {name} is {value}; legal is {legal}")
+    damping: float | None = None
+    step: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -121,41 +71,13 @@ class Report:
     ending: Ending
 
 
-class System(Protocol):
-    """A rule at one point: what it made of J answers for any damping."""
-
-    def first(self) -> float:
-        """Return the damping that begins."""
-        ...
-
-    def step(self, damping: float) -> Tensor | None:
-        """Return v (p,), or None where rounding forbids it."""
-        ...
-
-    def pull(self, q: Tensor) -> Tensor:
-        """Return (J^T J + lam)^-1 J^T q (p,) for q (M,), with the lam of the last step."""
-        ...
-
-    def charge(self, damping: float) -> float:
-        """Return what the model adds to |r + J v|^2 for the last step."""
-        ...
-
-    def accepted(self, damping: float, rho: float) -> float:
-        """Return the next damping after a step that brought `rho` of what was promised."""
-        ...
-
-    def rejected(self, damping: float, excess: float) -> float:
-        """Return the next damping to try where |r|^2 came out by `excess` above |r + J v|^2."""
-        ...
-
-
-def advance(problem: LeastSquares, x: Tensor, damping: float | None, settings: Damping) -> tuple[Tensor, float, Report]:
-    """Do one step from x (p,) with one Jacobian; return the new x, the damping of the next step, and a report.
+def advance(problem: LeastSquares, x: Tensor, state: State, settings: Damping) -> tuple[Tensor, State, Report]:
+    """Do one step from x (p,) with one Jacobian; return the new x, what the next step needs, and a report.
 
     Args:
         problem: the residual and its Jacobian.
         x: where the step starts, (p,).
-        damping: that of the step before; None begins.
+        state: what the step before left.
         settings: the rule and its figures.
 
     Raises:
@@ -166,8 +88,18 @@ def advance(problem: LeastSquares, x: Tensor, damping: float | None, settings: D
     gradient = J.mT @ r  # (p,)
     if not (torch.isfinite(r).all() and torch.isfinite(gradient).all()):
         raise RunError("the residual or its Jacobian is not finite; start from other numbers, or use float64")
-    system = SYSTEMS[settings.rule](r, J, gradient, settings)
-    damping = system.first() if damping is None else damping
+    system = SYSTEMS[settings.rule](J, settings)
+    base = None if state.step is None or settings.momentum == 0 else settings.momentum * state.step
+
+    def aim() -> None:
+        if base is None:
+            system.aim(r, gradient)
+        else:
+            ahead = r + J @ base
+            system.aim(ahead, J.mT @ ahead)
+
+    aim()
+    damping = system.first() if state.damping is None else state.damping
     norm = 2 * float(gradient.norm()) / len(r)
     count, used = 0, damping
 
@@ -180,10 +112,11 @@ def advance(problem: LeastSquares, x: Tensor, damping: float | None, settings: D
 
     for solve in range(1, settings.tries + 1):
         used = damping
-        v = system.step(damping)
-        if v is None:
+        u = system.step(damping)
+        if u is None:
             damping = system.rejected(damping, math.inf)
             continue
+        v = u if base is None else base + u
         linear = r + J @ v
         model = float(linear @ linear)
         promise = square - model - system.charge(damping)
@@ -203,10 +136,14 @@ def advance(problem: LeastSquares, x: Tensor, damping: float | None, settings: D
             report = Report(
                 square / len(r), value / len(r), norm, used, rho, bent is not None, count, solve, Ending.ACCEPTED
             )
-            return x + step, damping, report
-        damping = system.rejected(damping, value - model)
+            return x + step, State(damping, step), report
+        if base is None:
+            damping = system.rejected(damping, value - model)
+        else:
+            base = None
+            aim()
     flat = Report(square / len(r), square / len(r), norm, used, 0.0, False, count, settings.tries, Ending.REJECTED)
-    return x, system.first(), flat  # a damping that has run away would take long to come back
+    return x, State(system.first()), flat  # a damping that has run away would take long to come back
 
 
 def _bent(
@@ -218,148 +155,3 @@ def _bent(
     a = -0.5 * system.pull(curved)
     size = 2 * float(a.norm()) / float(v.norm().clamp_min(1e-300))
     return a if size < settings.bend else None
-
-
-class Marquardt:
-    """(J^T J + lam m)^-1 J^T with m the mean diagonal of J^T J, by Cholesky's factor of the smaller product."""
-
-    def __init__(self, r: Tensor, J: Tensor, gradient: Tensor, settings: Damping):
-        self.r, self.J, self.gradient, self.settings = r, J, gradient, settings
-        self.primal, self.product = _smaller(J)
-        self.diagonal = self.product.diagonal().clone()
-        self.mean = float(self.diagonal.sum()) / J.shape[1]
-        self.factor: Tensor | None = None
-
-    def first(self) -> float:
-        """Return the damping that begins."""
-        return self.settings.start
-
-    def step(self, damping: float) -> Tensor | None:
-        """Return v (p,), or None where rounding has made the damped matrix indefinite."""
-        # in place: no second (p, p)
-        self.product.diagonal().copy_(self.diagonal + damping * self.mean)
-        factor, info = torch.linalg.cholesky_ex(self.product)
-        if int(info) != 0:
-            return None
-        self.factor = factor
-        return -(self._solve(self.gradient) if self.primal else self.pull(self.r))
-
-    def pull(self, q: Tensor) -> Tensor:
-        """Return (J^T J + lam m)^-1 J^T q (p,) for q (M,)."""
-        return self._solve(self.J.mT @ q) if self.primal else self.J.mT @ self._solve(q)
-
-    def charge(self, damping: float) -> float:
-        """Return 0: the promise is that of the plain quadratic."""
-        return 0.0
-
-    def accepted(self, damping: float, rho: float) -> float:
-        """Return the next damping."""
-        if rho > self.settings.good:
-            return max(damping / self.settings.shrink, TIGHT)
-        return damping * self.settings.grow if rho < self.settings.poor else damping
-
-    def rejected(self, damping: float, excess: float) -> float:
-        """Return the next damping to try."""
-        return damping * self.settings.retreat
-
-    def _solve(self, right: Tensor) -> Tensor:
-        assert self.factor is not None
-        return torch.cholesky_solve(right[:, None], self.factor)[:, 0]
-
-
-class Cubic:
-    """The minimiser of |r + J v|^2 + (sigma / 3) |v|^3, from the eigenvectors of the smaller of J^T J and J J^T.
-
-    With J J^T = U w U^T and M < p the step lies in the span of J^T: v = -2 J^T U (2 w + lambda)^-1 U^T r, whose
-    coordinates along the unit vectors J^T U / sqrt(w) are those of the problem with B = 2 w and g = 2 sqrt(w) U^T r.
-    """
-
-    def __init__(self, r: Tensor, J: Tensor, gradient: Tensor, settings: Damping):
-        self.J, self.settings = J, settings
-        self.primal, square = _smaller(J)
-        values, self.vectors = eigen(square)  # of the lower triangle
-        self.values = values.clamp_min(0.0)  # below it is rounding
-        self.right = self.vectors.into(gradient if self.primal else r)  # (p,) or (M,)
-        slope = self.right if self.primal else self.values.sqrt() * self.right
-        # the small problem is always solved in float64, where every device has it
-        self.spectrum = Spectrum(2 * _double(self.values), 2 * _double(slope), torch.finfo(J.dtype).eps)
-        self.root: Root | None = None
-
-    def first(self) -> float:
-        """Return the sigma that begins: scaling r, or the numbers that are moved, changes no step."""
-        slope = float(self.spectrum.slope.norm())
-        return max(self.settings.start * self.spectrum.norm**2 / slope, LEAST) if slope > 0 else 1.0
-
-    def step(self, damping: float) -> Tensor:
-        """Return v (p,)."""
-        self.root = self.spectrum.cubic(damping)
-        return -self._solve(self.right)
-
-    def pull(self, q: Tensor) -> Tensor:
-        """Return (J^T J + lam)^-1 J^T q (p,) for q (M,), lam half of the multiplier."""
-        return self._solve(self.vectors.into(self.J.mT @ q if self.primal else q))
-
-    def charge(self, damping: float) -> float:
-        """Return (sigma / 3) |v|^3."""
-        return damping / 3 * self._length() ** 3
-
-    def accepted(self, damping: float, rho: float) -> float:
-        """Return the next sigma; one that does not act is not lowered."""
-        if rho > self.settings.good and self._share() > ACTS:
-            return max(damping / self.settings.shrink, LEAST)
-        return damping * self.settings.grow if rho < self.settings.poor else damping
-
-    def rejected(self, damping: float, excess: float) -> float:
-        """Return the sigma that would have foretold the excess, within bounds."""
-        foretold, least = 3 * excess / max(self._length() ** 3, 1e-300), self.settings.retreat * damping
-        return min(max(foretold, least), max(LEAP * damping, least))
-
-    def _solve(self, coordinates: Tensor) -> Tensor:
-        assert self.root is not None
-        divided = coordinates / (self.values + self.root.multiplier / 2)
-        # 0 / 0 is a direction that r does not see: stay
-        pulled = self.vectors.back(torch.where(coordinates == 0, 0.0, divided))
-        return pulled if self.primal else self.J.mT @ pulled
-
-    def _length(self) -> float:
-        assert self.root is not None
-        return float(self.root.y.norm())
-
-    def _share(self) -> float:
-        """Return the part of the cubic term in the step, in [0, 1]."""
-        assert self.root is not None
-        slope, curvature = float(self.spectrum.slope @ self.root.y), float(self.spectrum.values @ self.root.y.square())
-        return 1 + curvature / slope if slope < 0 else 1.0
-
-
-SYSTEMS: dict[str, Callable[[Tensor, Tensor, Tensor, Damping], System]] = {"marquardt": Marquardt, "cubic": Cubic}
-# the figures of `cubic` are those of ARC; see control.interpolate
-RULES: dict[str, Damping] = {
-    "marquardt": Damping(),
-    "cubic": Damping("cubic", shrink=2.0, grow=1.0, retreat=3.0, good=0.9),
-}
-
-
-def _smaller(J: Tensor) -> tuple[bool, Tensor]:
-    """Return whether J^T J is the smaller product, and the lower triangle of the smaller."""
-    primal = J.shape[1] <= J.shape[0]
-    square = product(J, rows=not primal)
-    if not torch.isfinite(square.diagonal()).all():  # no entry is larger than the diagonal's
-        raise RunError("the square of the Jacobian is not finite; scale the residual, or use float64")
-    return primal, square
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.cpu().double()
-
-
-def product(J: Tensor, *, rows: bool = False) -> Tensor:
-    """Return the lower triangle of J^T J (p, p), or of J J^T (M, M), from J (M, p); the upper one may hold anything.
-
-    On a CPU by the library's symmetric product, half of the operations: 53 ms in place of 120 (3,000 x 941, float64,
-    one thread).
-    """
-    if J.device.type != "cpu" or J.dtype not in SYRK:
-        return J @ J.mT if rows else J.mT @ J
-    # J by rows is J^T by columns, and an upper triangle by columns the lower one by rows
-    return torch.from_numpy(SYRK[J.dtype](1.0, J.contiguous().numpy().T, trans=int(rows)).T)

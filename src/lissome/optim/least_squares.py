@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lissome._errors import UsageError, unknown
+from lissome.optim.damping import RULES
 from lissome.optim.flat import Flat
-from lissome.optim.gauss_newton import RULES, LeastSquares, Report, advance
+from lissome.optim.gauss_newton import LeastSquares, Report, State, advance
 
 ROWS = 256  # backward passes at once through a closure's graph
 LARGEST = 1_000_000_000  # numbers of a Jacobian, 8 GB in float64
@@ -27,8 +28,9 @@ class GaussNewton(torch.optim.Optimizer):
 
     Args:
         params: dense real parameters of one dtype and device, p numbers in all; float64 where accuracy decides.
-        rule: marquardt or cubic, which penalises |s|^3; see `gauss_newton`.
+        rule: marquardt or cubic, which penalises |u|^3; see `damping`.
         damping: the first; see `Damping.start`. None keeps the rule's, as it does for all that follow.
+        momentum: how much of the step before a step keeps where the Jacobian does not see; see `gauss_newton`.
         shrink, grow, retreat, good, poor, reject, tries, acceleration, probe, bend: see `Damping` and `RULES`.
         linearize: gives the residual (M,) and its Jacobian (M, p) at the parameters as they are, the columns in their
             order; None takes the closure's graph, 256 backward passes at once.
@@ -56,6 +58,7 @@ class GaussNewton(torch.optim.Optimizer):
         rule: str = "marquardt",
         *,
         damping: float | None = None,
+        momentum: float | None = None,
         shrink: float | None = None,
         grow: float | None = None,
         retreat: float | None = None,
@@ -71,7 +74,7 @@ class GaussNewton(torch.optim.Optimizer):
         if rule not in RULES:
             raise unknown("rule", rule, RULES)
         given = dict(start=damping, shrink=shrink, grow=grow, retreat=retreat, good=good, poor=poor, reject=reject)
-        given |= dict(tries=tries, acceleration=acceleration, probe=probe, bend=bend)
+        given |= dict(tries=tries, momentum=momentum, acceleration=acceleration, probe=probe, bend=bend)
         figures: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self.settings = replace(RULES[rule], **figures)
         super().__init__(params, {})
@@ -108,9 +111,9 @@ class GaussNewton(torch.optim.Optimizer):
 
         with self.flat.kept():
             x = self.flat.get()
-            x, damping, self.report = advance(LeastSquares(residual, linearize), x, kept.get("damping"), self.settings)
+            x, state, self.report = advance(LeastSquares(residual, linearize), x, State(**kept), self.settings)
             self.flat.put(x)
-        self.state[first] = {"damping": damping}
+        self.state[first] = state._asdict()
         return x.new_tensor(self.report.before)
 
 
