@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lissome._errors import UsageError
+from lissome.calculus.operators import Columns
 from lissome.optim.flat import Flat
 
 ROWS = 32  # of a chunk
@@ -38,16 +39,18 @@ class Curvature:
     def __init__(self, flat: Flat, gradients: Sequence[Tensor | None]):
         self.flat = flat
         self.gradient = flat.join(gradients)  # (p,)
-        self.batched = True
+        p = len(flat)
+        # the size of a chunk changes rounding: one that is chosen by the clock would change what is resumed
+        self.columns = Columns(self._product, (p, p), chunk=ROWS)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
-        return len(self.flat), len(self.flat)
+        return self.columns.size
 
     def __matmul__(self, other: Tensor) -> Tensor:
         """Apply to a vector (p,) or to the columns of (p, k)."""
-        return self._product(other) if other.ndim == 1 else self._products(other.mT).mT
+        return self.columns(other.to(self.gradient))
 
     def dense(self) -> Tensor:
         """Return the matrix (p, p).
@@ -60,8 +63,7 @@ class Curvature:
             raise UsageError(
                 f"a Hessian of {p} numbers is too large to hold (at most {LARGEST}); take subproblem='krylov'"
             )
-        rows = torch.eye(p, dtype=self.gradient.dtype, device=self.gradient.device)
-        B = torch.cat([self._products(chunk) for chunk in rows.split(ROWS)])  # (p, p)
+        B = self @ torch.eye(p, dtype=self.gradient.dtype, device=self.gradient.device)  # (p, p)
         return (B + B.mT) / 2
 
     def is_cheap(self) -> bool:
@@ -69,38 +71,16 @@ class Curvature:
         p = len(self.flat)
         if p <= SMALL or p > LARGEST:
             return p <= SMALL
-        rows = torch.eye(min(ROWS, p), p, dtype=self.gradient.dtype, device=self.gradient.device)
-        self._product(rows[0])  # the first walk is slow
-        one, chunk = _seconds(lambda: self._product(rows[0])), _seconds(lambda: self._products(rows))
+        columns = torch.eye(p, min(ROWS, p), dtype=self.gradient.dtype, device=self.gradient.device)
+        _ = self @ columns[:, 0]  # the first walk is slow
+        one, chunk = _seconds(lambda: self @ columns[:, 0]), _seconds(lambda: self @ columns)
         return chunk * -(-p // ROWS) < WORTH * one
 
     def _product(self, v: Tensor) -> Tensor:
         if not self.gradient.requires_grad:  # a linear loss
             return torch.zeros_like(v)
-        return self.flat.join(self._walk(v, batched=False)).detach()
-
-    def _products(self, V: Tensor) -> Tensor:
-        """Apply to the rows of V (k, p)."""
-        if self.batched and self.gradient.requires_grad:
-            try:
-                parts = self._walk(V, batched=True)
-            except RuntimeError:  # an operation without a rule for vmap
-                self.batched = False
-            else:
-                pairs = zip(parts, self.flat.parameters, strict=True)
-                rows = [V.new_zeros(len(V), p.numel()) if t is None else t.reshape(len(V), -1) for t, p in pairs]
-                return torch.cat(rows, 1).detach()
-        return torch.stack([self._product(v) for v in V])
-
-    def _walk(self, v: Tensor, batched: bool) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(
-            self.gradient,
-            self.flat.parameters,
-            v.to(self.gradient),
-            retain_graph=True,
-            allow_unused=True,
-            is_grads_batched=batched,
-        )
+        parts = torch.autograd.grad(self.gradient, self.flat.parameters, v, retain_graph=True, allow_unused=True)
+        return self.flat.join(parts).detach()
 
 
 def _seconds(call: Callable[[], Tensor]) -> float:
