@@ -17,7 +17,7 @@ CHUNK_NUMBERS = 4_000_000  # numbers of the Jacobian made at once
 
 
 def rowwise(
-    f: Callable[[Rows, Rows], Tensor], tensors: Rows, rows: Rows, *, out: Tensor | None = None, chunk: int | None = None
+    f: Callable[[Rows, Rows], Tensor], tensors: Rows, rows: Rows, *, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the values and the Jacobian in the tensors of a function of rows.
 
@@ -25,7 +25,6 @@ def rowwise(
         f: from the tensors and rows (name -> (n, ...)) to (n, c); row by row, for any n.
         tensors: name -> tensor, p numbers in all.
         rows: name -> (N, ...).
-        out: (N c, p), written to if given.
         chunk: rows done at once; None bounds the memory.
 
     Returns:
@@ -43,7 +42,7 @@ def rowwise(
         values, pull = vjp(lambda tensors: f(tensors, alone)[0], tensors)  # pyright: ignore[reportAssignmentType]
         return values, [pull(unit)[0] for unit in torch.eye(len(values), dtype=values.dtype, device=values.device)]
 
-    values, start = [], 0
+    out, values, start = None, [], 0
     for piece in _pieces(rows, chunk or max(1, min(count, CHUNK_NUMBERS // p))):
         found, gradients = vmap(one)(piece)  # (n, c), and c dicts of (n, ...)
         values.append(found)
