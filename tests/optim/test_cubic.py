@@ -7,11 +7,14 @@ from hypothesis import strategies as st
 
 from lissome._errors import UsageError
 from lissome.optim.cubic import Exact, Krylov
-from lissome.optim.spectrum import Spectrum
+from lissome.optim.eigen import FEW
+from lissome.optim.spectrum import Definite, Spectrum
 from tests.oracles import cubic as oracle
 
 few = settings(max_examples=40, deadline=None)
-sizes, seeds = st.integers(1, 9), st.integers(0, 10**6)
+# below FEW eigenvectors are formed, above it they are factors, and none are needed where B is positive definite
+sizes, seeds = st.one_of(st.integers(1, 9), st.integers(FEW, FEW + 12)), st.integers(0, 10**6)
+shifts = st.sampled_from([0.0, -1.0, 100.5])
 powers = st.floats(-4, 4)
 
 
@@ -38,9 +41,9 @@ class Counting:
 
 
 @few
-@given(n=sizes, seed=seeds, power=powers)
-def test_exact_step_is_the_global_minimiser_of_the_cubic_model(n, seed, power):
-    B, _, g = symmetric(n, seed)
+@given(n=sizes, seed=seeds, power=powers, shift=shifts)
+def test_exact_step_is_the_global_minimiser_of_the_cubic_model(n, seed, power, shift):
+    B, _, g = symmetric(n, seed, shift)
     sigma = 10**power
     step = Exact(B, g).cubic(sigma)
     assert step.multiplier == pytest.approx(sigma * step.norm, rel=1e-12)
@@ -52,9 +55,9 @@ def test_exact_step_is_the_global_minimiser_of_the_cubic_model(n, seed, power):
 
 
 @few
-@given(n=sizes, seed=seeds, power=powers)
-def test_exact_step_is_the_global_minimiser_in_the_ball(n, seed, power):
-    B, _, g = symmetric(n, seed, shift=seed % 2)
+@given(n=sizes, seed=seeds, power=powers, shift=shifts)
+def test_exact_step_is_the_global_minimiser_in_the_ball(n, seed, power, shift):
+    B, _, g = symmetric(n, seed, shift)
     radius = 10**power
     step = Exact(B, g).trust(radius)
     assert step.norm <= radius * (1 + 1e-12)
@@ -62,6 +65,20 @@ def test_exact_step_is_the_global_minimiser_in_the_ball(n, seed, power):
     assert oracle.residual(B, g, step.s, step.multiplier) < 1e-11
     assert oracle.lowest(B, step.multiplier) > -1e-12
     assert step.quadratic == step.cubic == pytest.approx(oracle.cubic(B, g, 0.0, step.s), rel=1e-7)
+
+
+@pytest.mark.parametrize("n", [FEW - 1, FEW])
+def test_a_definite_matrix_is_solved_without_eigenvectors_and_to_the_same_numbers(n):
+    B, _, g = symmetric(n, 0, 100.5)
+    definite = Exact(B, g)
+    assert isinstance(definite.answers, Definite) == (n == FEW)
+    values, vectors = torch.linalg.eigh(B)
+    truth = Spectrum(values, vectors.mT @ g, 2e-16)
+    for power in (-6, 0, 6):
+        torch.testing.assert_close(definite.cubic(10.0**power).s, vectors @ truth.cubic(10.0**power).y)
+        torch.testing.assert_close(definite.trust(10.0**power).s, vectors @ truth.trust(10.0**power).y)
+    assert isinstance(Exact(B - 100.5 * torch.eye(n).double(), g).answers, Spectrum)
+    assert Exact(B, torch.zeros_like(g)).cubic(1.0).norm == Exact(B, torch.zeros_like(g)).trust(1.0).norm == 0
 
 
 def test_a_newton_step_that_fits_the_ball_is_taken():

@@ -3,7 +3,8 @@ r"""The steps of a quadratic model with a cubic term, or within a ball.
     q(s) = f + g^T s + s^T B s / 2,   m(s) = q(s) + (sigma / 3) |s|^3
     s    = argmin m,   or   argmin q where |s| <= radius
 
-A subproblem is a value made once at x: `Exact` holds one eigendecomposition of B, `Krylov` a basis V of
+A subproblem is a value made once at x: `Exact` holds B's eigenvectors, or its
+tridiagonal form where it is positive definite, `Krylov` a basis V of
 span{g, B g, B^2 g, ...} that is orthogonal to rounding, with T = V^T B V and B V = V T + beta_k v_{k+1} e_k^T. Both
 answer for any sigma and any radius, so that a rejected, a longer or a shorter step costs no new product.
 
@@ -27,10 +28,11 @@ import torch
 from torch import Tensor
 
 from lissome._errors import UsageError
-from lissome.optim.eigen import eigen
-from lissome.optim.spectrum import Root, Spectrum
+from lissome.optim.eigen import Eigenvectors, Tridiagonal, eigen, reducible
+from lissome.optim.spectrum import Answers, Definite, Root, Spectrum
 
 PROBES = 10  # products spent from a random vector on directions of negative curvature
+WELL = 100.0  # times rounding: above it the lowest eigenvalue is surely positive
 FIRST = 10  # vectors that estimate the norm of B
 
 
@@ -82,6 +84,10 @@ class Step:
 class Subproblem(Protocol):
     """What answers for any sigma and any radius without a new product."""
 
+    def finite(self) -> bool:
+        """Return whether the products that it is made of are finite."""
+        ...
+
     def norm(self) -> float:
         """Return |B|_2 or an estimate of it."""
         ...
@@ -96,7 +102,7 @@ class Subproblem(Protocol):
 
 
 class Exact:
-    """The global minimisers, from one eigendecomposition.
+    """The global minimisers, from one tridiagonal form and, unless B is positive definite, its eigenvectors.
 
     Args:
         B: symmetric (p, p); only its lower triangle is read.
@@ -112,26 +118,46 @@ class Exact:
 
     def __init__(self, B: Tensor, g: Tensor):
         _check(B, g)
-        self.g = g
-        values, self.vectors = eigen(B)
-        # the small problem is always solved in float64, where every device has it
-        self.spectrum = Spectrum(_double(values), _double(self.vectors.into(g)), torch.finfo(g.dtype).eps)
+        self.g, self.eps = g, torch.finfo(g.dtype).eps
+        self.vectors: Eigenvectors
+        self.answers: Answers
+        if not reducible(B):
+            values, self.vectors = eigen(B)
+            self.answers = self._spectrum(values)
+            return
+        tridiagonal = Tridiagonal(B)
+        bound = tridiagonal.bound()
+        if tridiagonal.is_definite(WELL * self.eps * len(g) * bound):
+            self.vectors, slope = tridiagonal, _double(tridiagonal.into(g))
+            self.answers = Definite(_double(tridiagonal.diagonal), _double(tridiagonal.off), slope, bound)
+            self.largest = lambda: float(tridiagonal.values()[-1])
+        else:
+            values, self.vectors = tridiagonal.eigen()
+            self.answers = self._spectrum(values)
+
+    def finite(self) -> bool:
+        """Return True: only a finite B gets here."""
+        return True
 
     def norm(self) -> float:
         """Return |B|_2."""
-        return self.spectrum.norm
+        return self.largest()
 
     def cubic(self, sigma: float) -> Step:
         """Return the minimiser of the cubic model."""
-        return self._step(self.spectrum.cubic(sigma), sigma)
+        return self._step(self.answers.cubic(sigma), sigma)
 
     def trust(self, radius: float) -> Step:
         """Return the minimiser of the quadratic in the ball."""
-        return self._step(self.spectrum.trust(radius), 0.0)
+        return self._step(self.answers.trust(radius), 0.0)
+
+    def _spectrum(self, values: Tensor) -> Spectrum:
+        self.largest = lambda: float(values.abs().max())
+        # the small problem is always solved in float64, where every device has it
+        return Spectrum(_double(values), _double(self.vectors.into(self.g)), self.eps)
 
     def _step(self, root: Root, sigma: float) -> Step:
-        s = self.vectors.back(root.y.to(self.g))
-        return _told(s, root, self.spectrum, sigma, 0.0)
+        return _told(self.vectors.back(root.y.to(self.g)), root, self.answers.slope, sigma, 0.0)
 
 
 class Krylov:
@@ -177,11 +203,15 @@ class Krylov:
         self.complete = False
         self._grow()
 
+    def finite(self) -> bool:
+        """Return whether the products are finite that estimate the norm of B."""
+        self._first()
+        return bool(torch.isfinite(self.T).all())
+
     def norm(self) -> float:
-        """Return the largest |Ritz value|, at most |B|_2 and near to it; NaN where a product is not finite."""
-        while self.next is not None and self.k < min(FIRST, self.size) and math.isfinite(self.edge):
-            self._grow()
-        return self._solved()[0].norm if bool(torch.isfinite(self.T).all()) else math.nan
+        """Return the largest |Ritz value|, at most |B|_2 and near to it."""
+        self._first()
+        return float(torch.linalg.eigvalsh(self.T[: self.k, : self.k]).abs().max())
 
     def cubic(self, sigma: float) -> Step:
         """Return the minimiser of the cubic model over the basis."""
@@ -208,7 +238,11 @@ class Krylov:
             else:
                 self._grow()
         s = y.to(self.basis) @ self.basis[: self.k]  # (p,)
-        return _told(s, root, spectrum, sigma, residual)
+        return _told(s, root, spectrum.slope, sigma, residual)
+
+    def _first(self) -> None:
+        while self.next is not None and self.k < min(FIRST, self.size) and math.isfinite(self.edge):
+            self._grow()
 
     def _solved(self) -> tuple[Spectrum, Tensor]:
         values, vectors = torch.linalg.eigh(self.T[: self.k, : self.k])
@@ -257,11 +291,12 @@ class Krylov:
         return drawn / drawn.norm()
 
 
-def _told(s: Tensor, root: Root, spectrum: Spectrum, sigma: float, residual: float) -> Step:
+def _told(s: Tensor, root: Root, c: Tensor, sigma: float, residual: float) -> Step:
     y = root.y
-    norm, slope = float(y.norm()), float(spectrum.slope @ y)
-    curvature = float(spectrum.values @ y.square())
-    quadratic = -(slope + curvature / 2)
+    norm, slope = float(y.norm()), float(c @ y)
+    pull = root.multiplier * norm**2
+    curvature = -slope - pull  # (B + lambda) y = -c
+    quadratic = (pull - slope) / 2
     return Step(
         s,
         norm,

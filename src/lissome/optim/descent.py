@@ -117,7 +117,7 @@ def advance(oracle: Oracle, state: State, settings: Settings) -> tuple[State, Re
         return state, replace(report, **changes, **asdict(oracle.counts - spent))
 
     subproblem = _subproblem(oracle, state, g, settings) if math.isfinite(f) and math.isfinite(slope) else None
-    if subproblem is None or not math.isfinite(subproblem.norm()):
+    if subproblem is None or not subproblem.finite():
         return told(state, report)
     control = CONTROLS[settings.control]
     sigma = state.sigma or settings.sigma or control.start(subproblem.norm(), slope)
@@ -203,6 +203,6 @@ def _subproblem(oracle: Oracle, state: State, g: Tensor, settings: Settings) -> 
     if settings.subproblem == "exact" and not isinstance(B, Tensor):
         B = B.dense()
     if isinstance(B, Tensor) and settings.subproblem != "krylov":
-        return Exact(B, g) if bool(torch.isfinite(B).all()) else None
+        return Exact(B, g) if math.isfinite(float(B.sum())) else None  # a tenth of the time of a look at each
     generator = torch.Generator().manual_seed(state.iteration)
     return Krylov(B, g, settings.size, theta=settings.theta, generator=generator)

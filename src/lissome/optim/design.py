@@ -17,7 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 PAIRS = 50_000_000  # entries of K, 12 bytes each
-CHUNK = 50_000  # entries of K that are made at once
+CHUNK = 300_000  # entries of K that are made at once
 
 
 class Design(Protocol):
@@ -77,7 +77,7 @@ class Sparse:
         if not self.A.has_canonical_format:
             self.A = self.A.copy()  # the caller's stays as it is
             self.A.sum_duplicates()
-        self.transposed: Any = sparse.csr_array(self.A.T)
+        self.transposed: Any = self.A.T  # by columns: a view
         self.counts = np.diff(self.A.indptr)
         self.shape = (self.A.shape[0], self.A.shape[1])
         self.dtype = torch.from_numpy(self.A.data[:0]).dtype
@@ -98,7 +98,8 @@ class Sparse:
             return lower + lower.tril(-1).mT
         weighted = self.A.data * np.repeat(d.numpy(), self.counts)
         scaled = sparse.csr_array((weighted, self.A.indices, self.A.indptr), shape=self.A.shape)
-        return torch.from_numpy((self.transposed @ scaled).toarray())
+        back: Any = sparse.csr_array(self.transposed)
+        return torch.from_numpy((back @ scaled).toarray())
 
     @cached_property
     def _pairs(self) -> tuple[Any, Any]:
@@ -118,7 +119,7 @@ class Sparse:
                 entries = starts[some][:, None] + np.arange(count)
                 columns = self.A.indices[entries].astype(where.dtype)
                 end = at + len(some) * len(j)
-                np.add(columns[:, j] * width, columns[:, k], out=where[at:end].reshape(len(some), len(j)))
+                np.add((columns * width)[:, j], columns[:, k], out=where[at:end].reshape(len(some), len(j)))
                 if not alike:
                     numbers = self.A.data[entries]
                     np.multiply(numbers[:, j], numbers[:, k], out=values[at:end].reshape(len(some), len(j)))

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from lissome._errors import RunError
 
-NAMES = ("sytrd", "stevd", "ormqr")
-LAPACK: dict[torch.dtype, Any] = {
-    torch.float32: get_lapack_funcs(NAMES, dtype="f"),
-    torch.float64: get_lapack_funcs(NAMES, dtype="d"),
+NAMES = ("sytrd", "sterf", "stevd", "pttrf", "ormqr")
+LAPACK: dict[torch.dtype, dict[str, Any]] = {
+    dtype: dict(zip(NAMES, get_lapack_funcs(NAMES, dtype=letter), strict=True))
+    for dtype, letter in ((torch.float32, "f"), (torch.float64, "d"))
 }
 FEW = 32  # below it calls cost more than the work
 BLOCK = 64  # columns that LAPACK reflects at once
@@ -50,17 +50,75 @@ def eigen(B: Tensor) -> tuple[Tensor, Eigenvectors]:
     >>> values, vectors.into(torch.tensor([1.0, 1.0])).abs()
     (tensor([1., 3.]), tensor([0.0000, 1.4142]))
     """
-    if B.device.type != "cpu" or B.dtype not in LAPACK or len(B) < FEW:
+    if not reducible(B):
         values, vectors = torch.linalg.eigh(B)
         return values, Formed(vectors)
-    reduce, solve, _ = LAPACK[B.dtype]
-    reflections, diagonal, off, scales, _ = reduce(B.numpy(), lower=1, lwork=BLOCK * len(B))
-    if not (np.isfinite(diagonal).all() and np.isfinite(off).all()):
-        raise RunError("a matrix whose eigenvectors are wanted is not finite; scale the problem, or use float64")
-    values, vectors, failed = solve(diagonal, off)
+    return Tridiagonal(B).eigen()
+
+
+def reducible(B: Tensor) -> bool:
+    """Say whether `Tridiagonal` takes B, and pays."""
+    return B.device.type == "cpu" and B.dtype in LAPACK and len(B) >= FEW
+
+
+class Tridiagonal:
+    """A symmetric B (p, p) as Q T Q^T; only its lower half is read.
+
+    Attributes:
+        diagonal: of T (p,).
+        off: beside it (p - 1,).
+
+    Raises:
+        RunError: B is not finite, or overflows.
+    """
+
+    def __init__(self, B: Tensor):
+        self.lapack = LAPACK[B.dtype]
+        self.reflections, diagonal, off, self.scales, _ = self.lapack["sytrd"](B.numpy(), lower=1, lwork=BLOCK * len(B))
+        if not (np.isfinite(diagonal).all() and np.isfinite(off).all()):
+            raise RunError("a matrix whose eigenvectors are wanted is not finite; scale the problem, or use float64")
+        self.diagonal, self.off = torch.from_numpy(diagonal), torch.from_numpy(off)
+
+    def bound(self) -> float:
+        """Return an upper bound of the eigenvalues' sizes, by Gershgorin's circles."""
+        beside = np.abs(self.off.numpy())
+        return float((np.abs(self.diagonal.numpy()) + np.append(beside, 0) + np.append(0, beside)).max())
+
+    def is_definite(self, least: float) -> bool:
+        """Say whether all eigenvalues are above `least`."""
+        return self.lapack["pttrf"](self.diagonal.numpy() - least, self.off.numpy())[-1] == 0
+
+    def values(self) -> Tensor:
+        """Return the eigenvalues (p,), rising."""
+        values, failed = self.lapack["sterf"](self.diagonal.numpy(), self.off.numpy())
+        return torch.from_numpy(_found(values, failed))
+
+    def eigen(self) -> tuple[Tensor, Eigenvectors]:
+        """Return the eigenvalues (p,), rising, and the eigenvectors."""
+        values, vectors, failed = self.lapack["stevd"](self.diagonal.numpy(), self.off.numpy())
+        return torch.from_numpy(_found(values, failed)), Factored(self, torch.from_numpy(vectors))
+
+    def into(self, x: Tensor) -> Tensor:
+        """Return Q^T x (p,)."""
+        return self._turned(x, "T")
+
+    def back(self, y: Tensor) -> Tensor:
+        """Return Q y (p,)."""
+        return self._turned(y, "N")
+
+    def _turned(self, x: Tensor, how: str) -> Tensor:
+        out = x.clone()
+        # the first coordinate is left as it is, and the reflections stand below the diagonal
+        rest = self.reflections[1:, :-1]
+        turned, _, _ = self.lapack["ormqr"]("L", how, rest, self.scales, x[1:, None].numpy(), lwork=BLOCK)
+        out[1:] = torch.from_numpy(turned)[:, 0]
+        return out
+
+
+def _found(values: Any, failed: int) -> Any:
     if failed:
         raise RunError("the eigenvalues of a matrix were not found; scale the problem, or use float64")
-    return torch.from_numpy(values), Factored(reflections, scales, torch.from_numpy(vectors))
+    return values
 
 
 class Formed:
@@ -79,23 +137,15 @@ class Formed:
 
 
 class Factored:
-    """Eigenvectors Q Z, with Q as LAPACK leaves its reflections."""
+    """Eigenvectors Q Z, with Q as its reflections."""
 
-    def __init__(self, reflections: Any, scales: Any, vectors: Tensor):
-        self.reflections, self.scales, self.vectors = reflections, scales, vectors
-        self.reflect = LAPACK[vectors.dtype][2]
+    def __init__(self, tridiagonal: Tridiagonal, vectors: Tensor):
+        self.tridiagonal, self.vectors = tridiagonal, vectors
 
     def into(self, x: Tensor) -> Tensor:
         """Return the coordinates of x (p,)."""
-        return self.vectors.mT @ self._turned(x, "T")
+        return self.vectors.mT @ self.tridiagonal.into(x)
 
     def back(self, y: Tensor) -> Tensor:
         """Return the vector (p,) with the coordinates y (p,)."""
-        return self._turned(self.vectors @ y, "N")
-
-    def _turned(self, x: Tensor, how: str) -> Tensor:
-        out = x.clone()
-        # the first coordinate is left as it is, and the reflections stand below the diagonal
-        turned, _, _ = self.reflect("L", how, self.reflections[1:, :-1], self.scales, x[1:, None].numpy(), lwork=BLOCK)
-        out[1:] = torch.from_numpy(turned)[:, 0]
-        return out
+        return self.tridiagonal.back(self.vectors @ y)

@@ -11,6 +11,7 @@ Reference: P. McCullagh, J. Nelder, Generalized Linear Models (1989), section 2.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,15 @@ class Curve(NamedTuple):
     value: Callable[..., Tensor]
     first: Callable[..., Tensor]
     second: Callable[..., Tensor]
+
+
+@dataclass
+class _Known:
+    """A point x (p,), its margins z = A x (N,), and f there once it is asked for."""
+
+    x: Tensor
+    z: Tensor
+    f: Tensor | None = None
 
 
 def _bell(z: Tensor, b: Tensor) -> Tensor:
@@ -91,18 +101,24 @@ def regression(A: Any, b: Tensor, loss: str = "logistic", *, penalty: str = "rid
             "(N, p) beside (N,) of one floating dtype"
         )
     curve, price = LOSSES[loss], PENALTIES[penalty]
-    known: list[tuple[Tensor, Tensor]] = []  # points and their margins
+    known: list[_Known] = []
 
-    def keep(x: Tensor, z: Tensor) -> Tensor:
-        known[:] = [(x.clone(), z), *known[: KEPT - 1]]
-        return z
+    def keep(x: Tensor, z: Tensor) -> _Known:
+        known[:] = [_Known(x.clone(), z), *known[: KEPT - 1]]
+        return known[0]
 
-    def margins(x: Tensor) -> Tensor:
-        found = next((z for point, z in known if torch.equal(point, x)), None)
+    def at(x: Tensor) -> _Known:
+        found = next((each for each in known if torch.equal(each.x, x)), None)
         return keep(x, rows_of.times(x)) if found is None else found
 
+    def margins(x: Tensor) -> Tensor:
+        return at(x).z
+
     def value(x: Tensor) -> Tensor:
-        return curve.value(margins(x), b).mean() + weight * price.value(x).sum()
+        place = at(x)
+        if place.f is None:
+            place.f = curve.value(place.z, b).mean() + weight * price.value(x).sum()
+        return place.f
 
     def line(x: Tensor, y: Tensor) -> Callable[[float], tuple[Tensor, Tensor]]:
         z, along = margins(y), margins(y) - margins(x)
