@@ -256,6 +256,36 @@ class TestControl:
         assert refuse(rule, norm, self.trial(0.0)) == norm / 4
 
 
+class TestChords:
+    """Steps after a Newton step that use its Hessian again."""
+
+    def test_they_reach_the_minimum_with_fewer_hessians(self):
+        spent = []
+        for chords in (0, 2):
+            oracle = oracle_of(lambda x: x.cosh().log().sum() + (x[0] - 1).square())
+            found = minimize(oracle, start(0.4, 0.3), replace(PRESETS["default"], chords=chords), tolerance=1e-12)
+            assert found.outcome is Outcome.CONVERGED
+            assert all(report.f <= report.before for report in found.history)
+            spent.append(oracle.counts.hessians)
+        assert spent[1] < spent[0]
+
+    def test_one_that_takes_too_little_away_is_not_taken(self):
+        # the third derivative is all there is: a Hessian of the point before gains less than nine tenths
+        oracle = oracle_of(lambda x: (x**4).sum())
+        state = replace(begin(start(1.0, 1.0)), sigma=1e-16)
+        after, report = advance(oracle, state, PRESETS["default"])
+        torch.testing.assert_close(after.x, start(2 / 3, 2 / 3))
+        assert report.gradients == 3  # at the start, at the end, and of the step that was not taken
+        assert float(after.g.norm()) == pytest.approx(4 * (2 / 3) ** 3 * 2**0.5)
+
+    def test_an_aimed_subproblem_is_that_of_the_new_gradient(self):
+        B, g = torch.diag(torch.linspace(1, 3, 40)).double(), torch.ones(40).double()
+        for shift in (0.0, 2.0):
+            again = Exact(B - shift * torch.eye(40), g)
+            again.aim(-2 * g)
+            torch.testing.assert_close(again.cubic(0.7).s, Exact(B - shift * torch.eye(40), -2 * g).cubic(0.7).s)
+
+
 class TestMomentum:
     def moved(self, name, f, y, d, s=None, tau=0.5):
         s = d if s is None else s

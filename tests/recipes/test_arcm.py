@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def tiny(monkeypatch):
 
 def run(**changes):
     usual = {"source": "synthetic", "problem": "robust", "start": "N(0,1)", "seed": 1, "method": "ARCm default"}
-    return arcm.run(lambda: None, quick=False, **(usual | changes))
+    return arcm.run(lambda: None, Path(), quick=False, **(usual | changes))
 
 
 def row(method, seed=0, iterations=None, cap=100, start="0"):

@@ -118,22 +118,20 @@ class Exact:
 
     def __init__(self, B: Tensor, g: Tensor):
         _check(B, g)
-        self.g, self.eps = g, torch.finfo(g.dtype).eps
+        self.eps = torch.finfo(g.dtype).eps
         self.vectors: Eigenvectors
-        self.answers: Answers
-        if not reducible(B):
-            values, self.vectors = eigen(B)
-            self.answers = self._spectrum(values)
-            return
-        tridiagonal = Tridiagonal(B)
-        bound = tridiagonal.bound()
-        if tridiagonal.is_definite(WELL * self.eps * len(g) * bound):
-            self.vectors, slope = tridiagonal, _double(tridiagonal.into(g))
-            self.answers = Definite(_double(tridiagonal.diagonal), _double(tridiagonal.off), slope, bound)
-            self.largest = lambda: float(tridiagonal.values()[-1])
+        self.answer: Callable[[Tensor], Answers]  # for the gradient's coordinates
+        self.largest: Callable[[], float]
+        if reducible(B):
+            self._reduce(Tridiagonal(B), len(g))
         else:
-            values, self.vectors = tridiagonal.eigen()
-            self.answers = self._spectrum(values)
+            self._diagonalise(*eigen(B))
+        self.aim(g)
+
+    def aim(self, g: Tensor) -> None:
+        """Take another gradient (p,); nothing is factored again."""
+        # the small problem is always solved in float64, where every device has it
+        self.g, self.answers = g, self.answer(_double(self.vectors.into(g)))
 
     def finite(self) -> bool:
         """Return True: only a finite B gets here."""
@@ -151,10 +149,17 @@ class Exact:
         """Return the minimiser of the quadratic in the ball."""
         return self._step(self.answers.trust(radius), 0.0)
 
-    def _spectrum(self, values: Tensor) -> Spectrum:
+    def _reduce(self, tridiagonal: Tridiagonal, p: int) -> None:
+        bound = tridiagonal.bound()
+        if not tridiagonal.is_definite(WELL * self.eps * p * bound):
+            return self._diagonalise(*tridiagonal.eigen())
+        diagonal, off = _double(tridiagonal.diagonal), _double(tridiagonal.off)
+        self.vectors, self.answer = tridiagonal, lambda slope: Definite(diagonal, off, slope, bound)
+        self.largest = lambda: float(tridiagonal.values()[-1])
+
+    def _diagonalise(self, values: Tensor, vectors: Eigenvectors) -> None:
+        self.vectors, self.answer = vectors, lambda slope: Spectrum(_double(values), slope, self.eps)
         self.largest = lambda: float(values.abs().max())
-        # the small problem is always solved in float64, where every device has it
-        return Spectrum(_double(values), _double(self.vectors.into(self.g)), self.eps)
 
     def _step(self, root: Root, sigma: float) -> Step:
         return _told(self.vectors.back(root.y.to(self.g)), root, self.answers.slope, sigma, 0.0)

@@ -5,15 +5,16 @@ At x with gradient g and Hessian B, s minimises the cubic model (`cubic`), and
     rho = (f(x) - f(x + s)) / (f(x) - m(s)); rejected where rho < 0.1 or f(x + s) is not finite: sigma rises (`control`)
     y   = x + s where accepted;              x+ = y or y + beta (y - y_prev), whichever is lower (`momentum`)
 
-so f never rises. `default` differs from the paper in three ways: sigma starts at |B|^2 / |g|; after a step that went as
-promised with tau > 0.1 it tries sigma / 10 with the same factorisation as long as f falls; and beta is searched. Near a
-minimiser tau tends to 0, and what is left are Newton steps.
+so f never rises. `default` differs from the paper in four ways: sigma starts at |B|^2 / |g|; after a step that went as
+promised with tau > 0.1 it tries sigma / 10 with the same factorisation as long as f falls; beta is searched; and after
+a Newton step (tau <= 0.01) up to two steps more use its Hessian, as long as each takes nine tenths of the gradient away.
 
 Where the change of f drowns in its rounding, at most 10 eps |f|, rho comes from the gradients at both ends, by the
 trapezoid -(g(x) + g(y))^T s / 2, whose error is of third order in s.
 
 References: arXiv 2210.05987 (ARCm); Y. Nesterov, B. Polyak 2006, doi 10.1007/s10107-006-0706-8 (CR); C. Cartis,
-N. Gould, P. Toint 2011, doi 10.1007/s10107-009-0286-5 (ARC). Differs from them: `default`, and the trapezoid.
+N. Gould, P. Toint 2011, doi 10.1007/s10107-009-0286-5 (ARC); Hessians used again: N. Doikov, E. M. Chayti, M. Jaggi,
+arXiv 2212.00781. Differs from them: `default`, and the trapezoid.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lissome.optim.control import CONTROLS, GOOD, Control, Trial
+from lissome.optim.control import ACTS, CONTROLS, GOOD, Control, Trial
 from lissome.optim.cubic import Exact, Krylov, Step, Subproblem
 from lissome.optim.family import PRESETS, Minimum, Outcome, Report, Settings, State
 from lissome.optim.momentum import MOMENTA, Moved, Place
@@ -35,6 +36,7 @@ from lissome.optim.oracle import Oracle
 REJECT = 0.1  # rho of the least step that is taken
 TRIES = 60  # trials from one point
 LONGER = 0.1  # tau above which a longer step is tried
+CHORD = 0.1  # |g(y)| / |g(x)| of a chord step that is worth its gradient
 DROWNED = 10  # times eps |f|: changes of f that rounding makes
 SHRUNK = 0.9  # |g(y)| / |g| that is progress where f is rounding
 PATIENCE = 5  # drowned steps without a new least |g|
@@ -150,6 +152,9 @@ def advance(oracle: Oracle, state: State, settings: Settings) -> tuple[State, Re
         y, s = state.x + trial.step.s, trial.step.s
         moved = MOMENTA[settings.momentum](oracle, Place(y, trial.f, s, trial.step.share, state.y_prev))
         after = replace(state, f=None, g=None, drowned=0)
+        if settings.chords and isinstance(subproblem, Exact) and trial.step.share <= ACTS:
+            x, f, g = _chords(oracle, subproblem, control, sigma, y, settings.chords)
+            y, moved, after = x, Moved(x, f, 0.0), replace(after, f=f, g=g)
     after = replace(after, x=moved.x, y_prev=y, sigma=control.accepted(sigma, trial))
     return told(after, report, f=moved.f, beta=moved.beta, accepted=True, outcome=outcome)
 
@@ -195,6 +200,21 @@ def _lengthened(place: _Place, subproblem: Subproblem, sigma: float, trial: Tria
             break
         sigma, trial = sigma / 10, longer
     return sigma, trial
+
+
+def _chords(
+    oracle: Oracle, subproblem: Exact, control: Control, sigma: float, x: Tensor, most: int
+) -> tuple[Tensor, float, Tensor]:
+    """Go on from x with the Hessian of the point before as long as each step takes nine tenths of the gradient away."""
+    f, g = oracle.gradient(x)
+    for _ in range(most):
+        subproblem.aim(g)
+        y = x + control.solve(subproblem, sigma).s
+        f_y, g_y = oracle.gradient(y)
+        if not (f_y <= f and float(g_y.norm()) <= CHORD * float(g.norm())):
+            break
+        x, f, g = y, f_y, g_y
+    return x, f, g
 
 
 def _subproblem(oracle: Oracle, state: State, g: Tensor, settings: Settings) -> Subproblem | None:

@@ -37,6 +37,7 @@ class Settings:
         subproblem: exact, krylov, or auto: exact where the oracle gives a matrix.
         sigma: the first sigma (or radius); None takes the control's own.
         longer: how often sigma / 10 is tried with one factorisation.
+        chords: the most steps after a Newton step that use its Hessian again, where that is formed.
         size: the most products of one Krylov space.
         theta: the residual of a Krylov step, relative to min(1, |s|) |g|.
 
@@ -49,6 +50,7 @@ class Settings:
     subproblem: str = "auto"
     sigma: float | None = None
     longer: int = 12
+    chords: int = 2
     size: int = 50
     theta: float = 0.01
 
@@ -64,20 +66,20 @@ class Settings:
             raise UsageError(f"sigma must be None or a positive number, not {self.sigma}")
         if self.longer and self.control == "radius":
             raise UsageError(f"longer is {self.longer}; with control 'radius', which has no sigma, 0 alone is legal")
-        if self.longer < 0 or self.size < 1 or not 0 < self.theta < 1:
+        if min(self.longer, self.chords) < 0 or self.size < 1 or not 0 < self.theta < 1:
             raise UsageError(
-                f"longer {self.longer}, size {self.size} and theta {self.theta} must be at least 0, at least 1 and in "
-                "(0, 1)"
+                f"longer {self.longer}, chords {self.chords}, size {self.size} and theta {self.theta} must be at least "
+                "0, at least 0, at least 1 and in (0, 1)"
             )
 
 
 PRESETS: dict[str, Settings] = {
     "default": Settings(),
-    "published": Settings("gradient", "published", sigma=1.0, longer=0),
-    "arc": Settings("factor", "none", sigma=1.0, longer=0),
-    "cr": Settings("fixed", "none", sigma=0.1, longer=0),
-    "crm": Settings("fixed", "fixed", sigma=0.1, longer=0),
-    "trust": Settings("radius", "none", sigma=1.0, longer=0),
+    "published": Settings("gradient", "published", sigma=1.0, longer=0, chords=0),
+    "arc": Settings("factor", "none", sigma=1.0, longer=0, chords=0),
+    "cr": Settings("fixed", "none", sigma=0.1, longer=0, chords=0),
+    "crm": Settings("fixed", "fixed", sigma=0.1, longer=0, chords=0),
+    "trust": Settings("radius", "none", sigma=1.0, longer=0, chords=0),
 }
 
 
@@ -100,7 +102,7 @@ def preset(name: str, *, adaptive: bool | None = None, **changes: Any) -> Settin
         raise unknown("preset", name, PRESETS)
     settings = PRESETS[name]
     if adaptive is False:
-        settings = replace(settings, control="fixed", sigma=None, longer=0)
+        settings = replace(settings, control="fixed", sigma=None, longer=0, chords=0)
     elif adaptive and settings.control == "fixed":
         settings = replace(settings, control="gradient", sigma=1.0)
     return replace(settings, **{key: value for key, value in changes.items() if value is not None})

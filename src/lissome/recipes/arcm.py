@@ -91,7 +91,7 @@ def begin_at(data: Labelled, start: str, seed: int) -> torch.Tensor:
     return STARTS[start] * torch.randn(data.A.shape[1], generator=generator, dtype=torch.float64)
 
 
-def run(tick: Tick, *, source: str, problem: str, start: str, seed: int, method: str, quick: bool) -> Row:
+def run(tick: Tick, _: Path, *, source: str, problem: str, start: str, seed: int, method: str, quick: bool) -> Row:
     """Minimise once; return what each tolerance cost, and the curve of the gradient's norm."""
     data = load(source, quick)
     f, x = oracle(data, problem), begin_at(data, start, seed)

@@ -29,10 +29,11 @@ class ReplicateSettings(Strict):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: its name, unique within the paper, and what `Paper.run` is called with (plain values)."""
+    """One run: its name, unique within the paper, what `Paper.run` is called with (plain values), whom it follows."""
 
     name: str
     arguments: Mapping[str, Any]
+    after: str = ""
 
 
 class Ratio(NamedTuple):
@@ -158,7 +159,8 @@ class Paper:
         title: its title.
         symbols: the paper's symbols -> ours.
         cells: settings -> what is to be run; refuses data that cannot be read.
-        run: (tick, arguments of a cell) -> its figures as JSON; it calls `tick` often, which raises to stop.
+        run: (tick, place, arguments of a cell) -> its figures as JSON; it calls `tick` often, which raises to stop.
+            What it keeps in the directory `place` is there again when it is resumed.
         claims, tables, drawings: from the rows that are known.
         notes: what a reader should know beside the numbers.
     """

@@ -7,7 +7,6 @@ it. A run that was stopped or killed loses the cells under way alone.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import multiprocessing
 import os
 import signal
@@ -27,14 +26,14 @@ from lissome._errors import Interrupted, RunError, UsageError, unknown
 from lissome._files import write, write_json
 from lissome.optim.journal import Journal
 from lissome.optim.machine import Stop, stoppable
-from lissome.recipes import arcm, directory
+from lissome.recipes import arcm, directory, svd_pinns
 from lissome.recipes.crew import POLL, can_spawn, cores, end_with
 from lissome.recipes.paper import Cell, Claim, Paper, ReplicateSettings, Row
 from lissome.recipes.settings import load
 from lissome.recipes.tally import tally
 from lissome.report.document import details, document, figure, gallery, pairs
 
-PAPERS: dict[str, Paper] = {"arcm": arcm.PAPER}
+PAPERS: dict[str, Paper] = {"svd-pinns": svd_pinns.PAPER, "arcm": arcm.PAPER}
 
 
 def replicate(
@@ -84,33 +83,47 @@ def replicate(
         todo = [(step, cell) for step, cell in enumerate(found) if cell.name not in done]
         try:
             with stoppable() as stop:
-                _run(settings.paper, todo, journal, stop, progress, min(jobs or cores(), len(todo)))
+                _run(settings.paper, todo, journal, out / "runs", stop, progress, min(jobs or cores(), len(todo)))
         except Interrupted as error:
             _draw(settings, journal.rows, out, len(found))
-            raise Interrupted(f"{error}: `lissome replicate --resume --out {out}`") from error
+            raise Interrupted(
+                f"stopped; the cells that were done are kept: `lissome replicate --resume --out {out}`"
+            ) from error
         _draw(settings, journal.rows, out, len(found))
     return [claim.told() | {"evidence": claim.evidence} for claim in PAPERS[settings.paper].claims(journal.rows)]
 
 
-def _run(paper: str, todo: Sequence[tuple[int, Cell]], journal: Journal, stop: Stop, progress: bool, jobs: int) -> None:
+def _run(
+    paper: str,
+    todo: Sequence[tuple[int, Cell]],
+    journal: Journal,
+    place: Path,
+    stop: Stop,
+    progress: bool,
+    jobs: int,
+) -> None:
     bar = tally(progress)
     task = bar.add_task("", total=len(todo), last="")
 
     def tick() -> None:
         if stop.name:
-            raise Interrupted(f"stopped by {stop.name}; the cells that were done are kept")
+            raise Interrupted(f"stopped by {stop.name}")
         bar.refresh()
 
     cells = dict(todo)
     with bar:
-        rows = _side_by_side(paper, todo, jobs, tick) if jobs > 1 and can_spawn() else _in_turn(paper, todo, tick)
+        rows = (
+            _side_by_side(paper, todo, place, jobs, tick)
+            if jobs > 1 and can_spawn()
+            else _in_turn(paper, todo, place, tick)
+        )
         for step, row in rows:
             journal.append({"step": step, "cell": cells[step].name, **row})
             bar.update(task, advance=1, last=cells[step].name)
             tick()
 
 
-def _in_turn(paper: str, todo: Sequence[tuple[int, Cell]], tick: Any) -> Iterator[tuple[int, Row]]:
+def _in_turn(paper: str, todo: Sequence[tuple[int, Cell]], place: Path, tick: Any) -> Iterator[tuple[int, Row]]:
     """Run one cell after another, on one thread as they all are."""
     due = time.monotonic()
 
@@ -125,27 +138,32 @@ def _in_turn(paper: str, todo: Sequence[tuple[int, Cell]], tick: Any) -> Iterato
     try:
         with threadpool_limits(1, user_api="blas"):  # scipy's library has threads of its own
             for step, cell in todo:
-                yield step, PAPERS[paper].run(seldom, **cell.arguments)
+                yield step, PAPERS[paper].run(seldom, place, **cell.arguments)
     finally:
         torch.set_num_threads(threads)
 
 
-def _side_by_side(paper: str, todo: Sequence[tuple[int, Cell]], jobs: int, tick: Any) -> Iterator[tuple[int, Row]]:
-    """Run cells in processes of their own, which nothing but this one ends: a cell is done whole or not at all."""
+def _side_by_side(
+    paper: str, todo: Sequence[tuple[int, Cell]], place: Path, jobs: int, tick: Any
+) -> Iterator[tuple[int, Row]]:
+    """Run cells in processes of their own, which nothing but this one ends, each after the one that it follows."""
     before = set(multiprocessing.active_children())
     crew = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (os.getpid(),))
-    left = iter(todo)
+    left, waiting = dict(todo), dict[Any, int]()
 
-    def submit(count: int) -> dict[Any, int]:
-        return {crew.submit(_work, paper, dict(cell.arguments)): step for step, cell in itertools.islice(left, count)}
+    def submit(count: int) -> None:
+        open_ = {cell.name for cell in [*left.values(), *(dict(todo)[step] for step in waiting.values())]}
+        ready = [step for step, cell in left.items() if cell.after not in open_]
+        for step in ready[:count]:
+            waiting[crew.submit(_work, paper, place, dict(left.pop(step).arguments))] = step
 
     try:
-        waiting = submit(2 * jobs)
+        submit(2 * jobs)
         while waiting:
             ended, _ = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
             for future in ended:
                 yield waiting.pop(future), future.result()
-            waiting |= submit(len(ended))
+            submit(2 * jobs - len(waiting))
             tick()
     except BrokenProcessPool as error:
         raise RunError(
@@ -208,5 +226,5 @@ def _begin(parent: int) -> None:
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
-def _work(paper: str, arguments: Row) -> Row:
-    return PAPERS[paper].run(lambda: None, **arguments)
+def _work(paper: str, place: Path, arguments: Row) -> Row:
+    return PAPERS[paper].run(lambda: None, place, **arguments)
