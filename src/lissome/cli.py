@@ -158,6 +158,15 @@ def demo(
 
 
 @app.command()
+def papers(as_json: Json = False) -> None:
+    """List the ten papers whose methods live here, and which can be replicated so far."""
+    rows = lissome.recipes.papers()
+    if as_json:
+        return _print_json(rows)
+    _print(lissome.report.papers(rows))
+
+
+@app.command()
 def replicate(
     paper: Annotated[str | None, typer.Argument(help="A paper's name, such as arcm.")] = None,
     data: Annotated[list[Path] | None, typer.Option(help="LIBSVM file, may end in .gz or .bz2; may repeat.")] = None,
@@ -168,7 +177,7 @@ def replicate(
     quick: Quick = False,
     as_json: Json = False,
 ) -> None:
-    """Run a paper's experiments again and say which of its claims show."""
+    """Run a paper's experiments again and say which of its claims show; `lissome papers` lists them."""
     rows = lissome.recipes.replicate(paper, out, data=data, seeds=seeds, quick=quick, resume=resume, jobs=jobs)
     if as_json:
         return _print_json(rows)

@@ -10,7 +10,17 @@ import pytest
 from lissome._version import __version__
 from tests.cli.command import SHORT, TINY, one_sentence, start
 
-HELPS = [[], ["pde"], ["pde", "families"], ["pde", "solve"], ["pde", "adapt"], ["show"], ["compare"], ["demo"]]
+HELPS = [
+    [],
+    ["pde"],
+    ["pde", "families"],
+    ["pde", "solve"],
+    ["pde", "adapt"],
+    ["show"],
+    ["compare"],
+    ["demo"],
+    ["papers"],
+]
 SCRIPT = """
 import contextlib, io, json, sys
 from lissome import cli

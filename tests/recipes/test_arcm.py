@@ -84,7 +84,7 @@ def test_a_stop_is_heard_within_a_run(tiny):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        arcm.run(tick, source="", problem="robust", start="0", seed=0, method="ARC", quick=False)
+        arcm.run(tick, Path(), source="", problem="robust", start="0", seed=0, method="ARC", quick=False)
 
 
 def test_cells_have_names_of_their_own_and_slow_methods_come_last(monkeypatch):

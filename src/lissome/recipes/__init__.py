@@ -8,10 +8,11 @@ _HOMES = {
     "demo": "lissome.recipes.demonstration",
     "list_families": "lissome.recipes.solution",
     "load": "lissome.recipes.archive",
+    "papers": "lissome.recipes.catalogue",
     "replicate": "lissome.recipes.replication",
     "settings": "lissome.recipes.settings",
     "show": "lissome.recipes.pages",
     "solve": "lissome.recipes.solution",
 }
 __getattr__, __dir__ = door(__name__, _HOMES)
-__all__ = ["adapt", "compare", "demo", "list_families", "load", "replicate", "settings", "show", "solve"]
+__all__ = ["adapt", "compare", "demo", "list_families", "load", "papers", "replicate", "settings", "show", "solve"]

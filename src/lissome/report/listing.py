@@ -1,4 +1,4 @@
-"""The list of families for the terminal."""
+"""The lists of families and of papers for the terminal."""
 
 from __future__ import annotations
 
@@ -37,4 +37,19 @@ def families(rows: Sequence[Mapping[str, Any]]) -> Table:
         for text in (chosen, targets(row)):
             if text:
                 table.add_row("", Text(text, style="dim"))
+    return table
+
+
+def papers(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return papers, one block each: name, title, arXiv number, and how each is replicated.
+
+    Args:
+        rows: as `recipes.papers` returns them.
+    """
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for row in rows:
+        table.add_row(Text(str(row["paper"]), style="bold"), Text(str(row["title"])))
+        table.add_row("", Text(f"arXiv {row['arxiv']}; {row['replicate'] or 'not replicated yet'}", style="dim"))
     return table
