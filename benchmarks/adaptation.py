@@ -93,8 +93,8 @@ def start(setting: str, seed: int) -> MLP:
 
 
 def lowest(figures: Figures) -> float:
-    """Return the median squared error of the last five evaluations: with new points in each step it fluctuates."""
-    last = sorted(figures["curve"]["squared_error"][-5:])
+    """Return the median squared error of the last three evaluations: with new points in each step it fluctuates."""
+    last = sorted(figures["curve"]["squared_error"][-3:])
     return last[len(last) // 2]
 
 
