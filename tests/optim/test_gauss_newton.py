@@ -169,6 +169,17 @@ def test_a_rejected_step_asks_for_no_second_jacobian_and_raises_the_damping(rule
     assert report.damping > 1e-4
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_a_start_that_needs_a_damping_of_millions_is_left_within_one_step(rule):
+    def residual(x):
+        return 1 + 1e8 * x.square() - x
+
+    x = torch.zeros(1, dtype=torch.float64)
+    _, _, report = advance(problem(residual), x, State(), RULES[rule])
+    assert report.ending is Ending.ACCEPTED
+    assert report.loss < report.before
+
+
 def test_rejected_cubic_steps_cost_one_set_of_eigenvectors(monkeypatch):
     residual, x, calls = lambda x: 1 + x.square() - x, torch.full((2,), 0.4, dtype=torch.float64), []
     eigh = torch.linalg.eigh

@@ -178,3 +178,16 @@ def test_the_demonstration_goes_on_where_it_broke_off(tmp_path, monkeypatch):
 def test_targets_that_differ_in_a_late_digit_are_two_cells(base):
     settings = read(AdaptSettings, given={"run": str(base), "targets": [{"c": 2.0}, {"c": 2.0000001}]})
     assert [cell.name for cell in cells(settings)] == ["c=2,k=1/svd", "c=2.0000001,k=1/svd"]
+
+
+def test_a_comparison_with_full_says_what_each_form_could_have_followed(base, tmp_path):
+    out = tmp_path / "cells"
+    found = adapted(base, out, methods=["svd", "lora", "last", "full"], rank=2)
+    told = {row["method"]: row.get("reach") for row in found}
+    assert told["last"] is told["full"] is None
+    assert 0 < told["svd"] < 1
+    assert 0 < told["lora"] < 1
+    page = (out / "index.html").read_text()
+    assert f"could follow: svd {told['svd']:.0%}" in page or f"svd {told['svd']:.0%}" in page
+    alone = adapted(base, tmp_path / "alone", methods=["svd"])
+    assert "reach" not in alone[0]

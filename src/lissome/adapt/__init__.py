@@ -3,6 +3,7 @@
 from lissome.adapt.adapted import Adapted
 from lissome.adapt.forms import lora, lora_xs, pissa, singular_values, svd, tucker
 from lissome.adapt.methods import METHODS, Method, adapt, large, reinitialize
+from lissome.adapt.reach import reach
 from lissome.adapt.tucker import Tucker
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "lora",
     "lora_xs",
     "pissa",
+    "reach",
     "reinitialize",
     "singular_values",
     "svd",

@@ -30,6 +30,7 @@ from lissome.optim.spectrum import Root, Spectrum
 
 SYRK: dict[torch.dtype, Any] = {torch.float32: get_blas_funcs("syrk", dtype="f"), torch.float64: get_blas_funcs("syrk")}
 TIGHT = 1e-14  # damping of `marquardt` is kept above it
+PATIENCE = 4  # rejections after which `marquardt` takes longer strides: a far start may need a damping of 1e6
 LEAP = 100.0  # the most that one rejection multiplies sigma by
 
 
@@ -42,7 +43,7 @@ class Damping:
         start: the first damping of `marquardt`; the first sigma of `cubic` is so many times |2 J^T J|^2 / |2 J^T r|.
         shrink: what it is divided by when the loss falls by more than `good` of what the model promised.
         grow: what it is multiplied by when it falls by less than `poor`.
-        retreat: what it is multiplied by, at least, when the step is rejected.
+        retreat: what it is multiplied by, at least, when the step is rejected; by powers of it after many rejections.
         good: see `shrink`.
         poor: see `grow`.
         reject: the least part of the promise that is accepted.
@@ -109,8 +110,8 @@ class System(Protocol):
         """Return the next damping after a step that brought `rho` of what was promised."""
         ...
 
-    def rejected(self, damping: float, excess: float) -> float:
-        """Return the next damping to try where |r|^2 came out by `excess` above the model's."""
+    def rejected(self, damping: float, excess: float, before: int) -> float:
+        """Return the next damping to try: |r|^2 is by `excess` above the model's, after so many rejections."""
         ...
 
 
@@ -156,9 +157,9 @@ class Marquardt:
             return max(damping / self.settings.shrink, TIGHT)
         return damping * self.settings.grow if rho < self.settings.poor else damping
 
-    def rejected(self, damping: float, excess: float) -> float:
-        """Return the next damping to try."""
-        return damping * self.settings.retreat
+    def rejected(self, damping: float, excess: float, before: int) -> float:
+        """Return the next damping to try: the longer the row of rejections, the farther."""
+        return damping * self.settings.retreat ** (1 + before // PATIENCE)
 
     def _solve(self, right: Tensor) -> Tensor:
         assert self.factor is not None
@@ -210,7 +211,7 @@ class Cubic:
             return max(damping / self.settings.shrink, LEAST)
         return damping * self.settings.grow if rho < self.settings.poor else damping
 
-    def rejected(self, damping: float, excess: float) -> float:
+    def rejected(self, damping: float, excess: float, before: int) -> float:
         """Return the sigma that would have foretold the excess, within bounds."""
         foretold, least = 3 * excess / max(self._length() ** 3, 1e-300), self.settings.retreat * damping
         return min(max(foretold, least), max(LEAP * damping, least))

@@ -114,7 +114,7 @@ def advance(problem: LeastSquares, x: Tensor, state: State, settings: Damping) -
         used = damping
         u = system.step(damping)
         if u is None:
-            damping = system.rejected(damping, math.inf)
+            damping = system.rejected(damping, math.inf, solve - 1)
             continue
         v = u if base is None else base + u
         linear = r + J @ v
@@ -138,7 +138,7 @@ def advance(problem: LeastSquares, x: Tensor, state: State, settings: Damping) -
             )
             return x + step, State(damping, step), report
         if base is None:
-            damping = system.rejected(damping, value - model)
+            damping = system.rejected(damping, value - model, solve - 1)
         else:
             base = None
             aim()

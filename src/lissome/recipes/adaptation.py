@@ -16,6 +16,7 @@ from lissome._errors import Interrupted, LissomeError, RunError
 from lissome.recipes import directory
 from lissome.recipes.cell import Cell, cells
 from lissome.recipes.crew import cores, side_by_side
+from lissome.recipes.following import follow
 from lissome.recipes.settings import AdaptSettings
 from lissome.recipes.tally import tally
 from lissome.recipes.training import device_of
@@ -100,7 +101,15 @@ def _several(todo: Sequence[Cell], out: Path, jobs: int, progress: bool) -> bool
 
 
 def _compare(found: Sequence[Cell], out: Path) -> None:
-    """Draw the page of those cells that have begun."""
+    """Draw the page of those cells that have begun, with what each form could follow of training all weights."""
+    for whole in found:
+        others = [
+            each
+            for each in found
+            if each.target == whole.target and each.settings.optimizers == whole.settings.optimizers
+        ]
+        if whole.method == "full" and whole.finished(out):
+            follow(whole, [each for each in others if each.finished(out)], out)
     places = [out / cell.name for cell in found if directory.holds(out / cell.name)]
     if places:
         report.compare(places, out)

@@ -28,7 +28,7 @@ COLUMNS = (
     "vs best",
 )
 SHORT = ("equation", "method", "numbers", "of all", "seconds", "error", "train", "fresh", "vs best")  # 80 columns wide
-MEASURES = ("trained", "total", "seconds", "error", "loss", "fresh")
+MEASURES = ("trained", "total", "seconds", "error", "loss", "fresh", "reach")
 LEVEL = 1.05  # errors closer than this factor are called level
 
 
@@ -45,6 +45,7 @@ class Line:
     error: float | None
     loss: float | None
     fresh: float | None
+    reach: float | None  # the part of what training all weights did that the form can follow
     lowest: float | None
     highest: float | None
     factor: float | None
@@ -236,7 +237,9 @@ def verdict(part: Sequence[Line]) -> str:
         for line in part
         if line not in legal
     ]
-    return f"{where}{text}{'; ' + ', '.join(left) if left else ''}."
+    reaches = [f"{line.label} {line.reach:.0%}" for line in part if line.reach is not None]
+    kept = [f"of what full did to the hidden matrices could follow: {', '.join(reaches)}"] if reaches else []
+    return f"{where}{'; '.join([text, *([', '.join(left)] if left else []), *kept])}."
 
 
 def parts(found: Sequence[Line]) -> list[list[Line]]:
