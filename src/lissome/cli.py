@@ -171,7 +171,7 @@ def replicate(
     paper: Annotated[str | None, typer.Argument(help="A paper's name, such as arcm.")] = None,
     data: Annotated[list[Path] | None, typer.Option(help="LIBSVM file, may end in .gz or .bz2; may repeat.")] = None,
     out: Out = Path("runs/replicate"),
-    seeds: Annotated[int | None, typer.Option(help="Random starts of each kind; 5 if not given.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Repetitions; the paper's own, 5 or 3, if not given.")] = None,
     jobs: Jobs = None,
     resume: Resume = False,
     quick: Quick = False,
@@ -181,8 +181,11 @@ def replicate(
     rows = lissome.recipes.replicate(paper, out, data=data, seeds=seeds, quick=quick, resume=resume, jobs=jobs)
     if as_json:
         return _print_json(rows)
-    for row in rows:
+    told = [row for row in rows if row["verdict"] != "not measured"]
+    for row in told:
         _print(escape(f"{row['verdict']}: {row['says']} ({row['source']}); {row['evidence']}"))
+    if left := len(rows) - len(told):
+        _print(f"{left} of {len(rows)} claims were not measured{' by so quick a look' if quick else ''}")
     _print(f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
 
 

@@ -45,7 +45,7 @@ def test_momentum_keeps_the_step_before_where_the_jacobian_does_not_see(m, p, da
     if report.solves == 1:
         ways = [oracle.step(residual, x, damping, base=0.5 * before, acceleration=a)[0] for a in (True, False)]
         assert min(float((new - x - each).norm() / (1e-12 + each.norm())) for each in ways) < 1e-6
-        torch.testing.assert_close(state.step, new - x)
+        torch.testing.assert_close(state.last, new - x)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -341,3 +341,36 @@ def test_parameters_that_cannot_be_one_vector_are_refused():
         GaussNewton(
             [{"params": [torch.zeros(1, requires_grad=True)]}, {"params": [torch.zeros(1, requires_grad=True)]}]
         )
+
+
+def test_a_state_of_other_parameters_is_refused():
+    model, closure = line()
+    optimizer = GaussNewton(model.parameters())
+    optimizer.step(closure)
+    other = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    loaded = GaussNewton([other, torch.zeros(1, dtype=torch.float64, requires_grad=True)])
+    loaded.load_state_dict(optimizer.state_dict())
+    with pytest.raises(UsageError, match="^the loaded state is of 3 numbers and these parameters are 6"):
+        loaded.step(lambda: other - 1)
+
+
+def test_a_state_follows_the_parameters_dtype():
+    model, closure = line()
+    optimizer = GaussNewton(model.parameters())
+    optimizer.step(closure)
+    single, other = line(torch.float32)
+    again = GaussNewton(single.parameters())
+    again.load_state_dict(optimizer.state_dict())
+    again.step(other)
+    assert again.state[single.weight]["last"].dtype == torch.float32
+
+
+def test_a_step_needs_a_closure():
+    with pytest.raises(UsageError, match="^GaussNewton.step needs a closure that returns the residual"):
+        GaussNewton([torch.zeros(1, requires_grad=True)]).step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype):
+    with pytest.raises(UsageError, match=f"^parameter 0 has dtype {dtype}; legal are float32 and float64$"):
+        GaussNewton([torch.zeros(1, dtype=dtype, requires_grad=True)])

@@ -115,3 +115,31 @@ def test_wrong_arguments_are_sentences():
         regression(A, b[1:])
     with pytest.raises(UsageError, match="^A is torch.float64 .* of one floating dtype$"):
         regression(sparse.csr_array(np.asarray(A)), b.float())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda A, b: (A[0], b), "A is of 1 dimensions; legal is a tensor"),
+        (lambda A, b: ("A", b), "A is a str; legal is a tensor"),
+        (lambda A, b: (A.long(), b), "A is torch.int64; legal are float32 and float64"),
+        (lambda A, b: (sparse.csr_array(A.numpy() != 0), b), "A is bool; legal are float32 and float64"),
+        (lambda A, b: (A, b.tolist()), "b is a list; legal is a tensor"),
+        (lambda A, b: (A, b.sum()), r"b torch.float64 of shape \(\); legal is"),
+        (lambda A, b: (A[:0], b[:0]), "A has no rows"),
+        (lambda A, b: (A, 2 * b - 1), r"b lies in \[-1, 1\]; legal for logistic is \[0, 1\]"),
+    ],
+)
+def test_rows_and_labels_that_do_not_fit_are_sentences(spoil, sentence):
+    A, b, _ = data()
+    with pytest.raises(UsageError, match=sentence):
+        regression(*spoil(A, b))
+
+
+def test_points_and_weights_that_do_not_fit_are_sentences():
+    A, b, x = data()
+    with pytest.raises(UsageError, match="^weight is nan; legal is a finite number of at least 0$"):
+        regression(A, b, weight=float("nan"))
+    for wrong in (x[1:], x.float()):
+        with pytest.raises(UsageError, match=r"^x is torch.float.* legal is torch.float64 of \(6,\)$"):
+            regression(A, b).value(wrong)

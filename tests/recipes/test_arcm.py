@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lissome._errors import RunError
+from lissome._errors import RunError, UsageError
 from lissome.recipes import arcm, labelled
 from lissome.recipes.arcm_report import profile, tables
 from lissome.recipes.labelled import Labelled, synthetic
@@ -138,7 +138,7 @@ def test_the_table_says_what_was_not_reached():
 def test_a_sheet_is_the_same_as_markdown_and_as_html():
     sheet = Sheet("t", ("a", "b"), [("1", "<2>")])
     assert sheet.markdown() == "## t\n\n| a | b |\n| --- | --- |\n| 1 | <2> |\n"
-    assert "<td>1</td><td>&lt;2&gt;</td>" in sheet.html()
+    assert '<th scope="row">1</th><td>&lt;2&gt;</td>' in sheet.html()
 
 
 def test_a_profile_needs_two_methods_and_starts_with_the_share_of_firsts():
@@ -166,3 +166,10 @@ def test_a_scikit_learn_that_cannot_be_loaded_is_told(monkeypatch):
     monkeypatch.setattr(labelled.importlib, "import_module", missing)
     with pytest.raises(RunError, match="scikit-learn cannot be loaded"):
         labelled.breast_cancer()
+
+
+def test_columns_that_no_hessian_holds_are_refused_before_anything_runs(tmp_path):
+    wide = tmp_path / "wide.txt"
+    wide.write_text("+1 5:1 200000:1\n-1 3:1\n")
+    with pytest.raises(UsageError, match=r"wide.txt' has 200,000 columns, and legal are at most 5,000"):
+        arcm.cells(ReplicateSettings(paper="arcm", data=[str(wide)]))

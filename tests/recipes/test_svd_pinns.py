@@ -97,6 +97,27 @@ def test_steps_are_compared_at_the_error_of_the_slower():
     assert found.mean == pytest.approx(0.5)
 
 
+def test_rows_at_the_edge_neither_end_the_report_nor_count():
+    at_once = row([0.5, 0.5], steps=[0, 500])
+    late = row([0.9, 0.6], label="scratch", steps=[0, 500])
+    lost = row([0.5, None], seed=1, steps=[0, 500])
+    still = row(1e-3, seconds=0.0, seed=2)
+    rows = [at_once, late, lost, late | {"seed": 1}, still, row(1e-5, label="svd", preset="default", seed=2)]
+    assert claim(rows, "fewer steps").verdict == "not measured"
+    assert claim(rows, "a tenth of the seconds").verdict == "not measured"
+    assert tables(rows)
+
+
+def test_a_start_that_diverged_is_a_failed_cell_and_so_are_those_after_it(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(svd_pinns, "ADAM", svd_pinns.ADAM | {"rate": 1e30})
+    arguments = {"family": "allen-cahn", "preset": "published", "seed": 0, "quick": True}
+    first = svd_pinns.run(lambda: None, tmp_path, **arguments, c=0.0, label="start")
+    after = svd_pinns.run(lambda: None, tmp_path, **arguments, c=0.5, label="full")
+    assert "not finite" in first["failed"]
+    assert after["failed"] == "the network for c = 0 is not there"
+    assert tables([first, after])
+
+
 def test_far_members_alone_speak_of_far_members():
     rows = [row(1e-3, c=50.0, label="full"), row(3e-3, c=50.0, label="D by descent")]
     rows += [row(9.0, c=2.0, label="full"), row(3e-3, c=2.0, label="D by descent")]

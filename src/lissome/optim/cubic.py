@@ -3,10 +3,10 @@ r"""The steps of a quadratic model with a cubic term, or within a ball.
     q(s) = f + g^T s + s^T B s / 2,   m(s) = q(s) + (sigma / 3) |s|^3
     s    = argmin m,   or   argmin q where |s| <= radius
 
-A subproblem is a value made once at x: `Exact` holds B's eigenvectors, or its
-tridiagonal form where it is positive definite, `Krylov` a basis V of
-span{g, B g, B^2 g, ...} that is orthogonal to rounding, with T = V^T B V and B V = V T + beta_k v_{k+1} e_k^T. Both
-answer for any sigma and any radius, so that a rejected, a longer or a shorter step costs no new product.
+A subproblem is a value made once at x: `Exact` holds B's eigenvectors, or its tridiagonal form where it is positive
+definite, `Krylov` a basis V of span{g, B g, B^2 g, ...} that is orthogonal to rounding, with T = V^T B V and
+B V = V T + beta_k v_{k+1} e_k^T. Both answer for any sigma and any radius, so that a rejected, a longer or a shorter
+step costs no new product.
 
 The residual of a step in the basis, |g + B s + lambda s| = |beta_k y_k|, is known without forming s; the basis grows
 until it is at most theta min(1, |s|) |g|, which keeps the global and the quadratic local convergence of exact steps.

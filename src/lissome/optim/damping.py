@@ -124,6 +124,7 @@ class Marquardt:
         self.diagonal = self.product.diagonal().clone()
         self.mean = float(self.diagonal.sum()) / J.shape[1]
         self.factor: Tensor | None = None
+        self.factored = math.nan  # the damping that the factor is of
 
     def aim(self, r: Tensor, gradient: Tensor) -> None:
         """Take r (M,) for the residual, and J^T r (p,)."""
@@ -135,12 +136,13 @@ class Marquardt:
 
     def step(self, damping: float) -> Tensor | None:
         """Return u (p,), or None where rounding has made the damped matrix indefinite."""
-        # in place: no second (p, p)
-        self.product.diagonal().copy_(self.diagonal + damping * self.mean)
-        factor, info = torch.linalg.cholesky_ex(self.product)
-        if int(info) != 0:
-            return None
-        self.factor = factor
+        if damping != self.factored:
+            # in place: no second (p, p)
+            self.product.diagonal().copy_(self.diagonal + damping * self.mean)
+            factor, info = torch.linalg.cholesky_ex(self.product)
+            if int(info) != 0:
+                return None
+            self.factor, self.factored = factor, damping
         return -(self._solve(self.gradient) if self.primal else self.pull(self.r))
 
     def pull(self, q: Tensor) -> Tensor:

@@ -149,12 +149,12 @@ def advance(oracle: Oracle, state: State, settings: Settings) -> tuple[State, Re
     else:
         sigma, trial = _lengthened(place, subproblem, sigma, trial, settings.longer)
         report = replace(report, rho=trial.rho, tau=trial.step.share, sigma=sigma, hard=trial.step.hard)
-        y, s = state.x + trial.step.s, trial.step.s
-        moved = MOMENTA[settings.momentum](oracle, Place(y, trial.f, s, trial.step.share, state.y_prev))
-        after = replace(state, f=None, g=None, drowned=0)
+        y, s, after = state.x + trial.step.s, trial.step.s, replace(state, f=None, g=None, drowned=0)
         if settings.chords and isinstance(subproblem, Exact) and trial.step.share <= ACTS:
-            x, f, g = _chords(oracle, subproblem, control, sigma, y, settings.chords)
-            y, moved, after = x, Moved(x, f, 0.0), replace(after, f=f, g=g)
+            y, f, g = _chords(oracle, subproblem, control, sigma, y, settings.chords)
+            moved, after = Moved(y, f, 0.0), replace(after, f=f, g=g)
+        else:
+            moved = MOMENTA[settings.momentum](oracle, Place(y, trial.f, s, trial.step.share, state.y_prev))
     after = replace(after, x=moved.x, y_prev=y, sigma=control.accepted(sigma, trial))
     return told(after, report, f=moved.f, beta=moved.beta, accepted=True, outcome=outcome)
 

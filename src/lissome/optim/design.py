@@ -16,6 +16,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from lissome._errors import UsageError
+
 PAIRS = 50_000_000  # entries of K, 12 bytes each
 CHUNK = 300_000  # entries of K that are made at once
 
@@ -40,7 +42,16 @@ class Design(Protocol):
 
 
 def design(A: Any) -> Design:
-    """Return A, a dense or sparse tensor or a matrix of scipy.sparse, as a design."""
+    """Return A, a dense or sparse tensor or a matrix of scipy.sparse, as a design.
+
+    Raises:
+        UsageError: something else, not two-dimensional, or not of float32 or float64.
+    """
+    if not (isinstance(A, Tensor) or sparse.issparse(A)) or A.ndim != 2:
+        what = f"of {A.ndim} dimensions" if isinstance(A, Tensor) else f"a {type(A).__name__}"
+        raise UsageError(f"A is {what}; legal is a tensor (N, p), or a matrix of scipy.sparse")
+    if str(A.dtype).removeprefix("torch.") not in ("float32", "float64"):
+        raise UsageError(f"A is {A.dtype}; legal are float32 and float64")
     if not isinstance(A, Tensor):
         return Sparse(A)
     if A.layout == torch.strided:

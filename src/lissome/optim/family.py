@@ -37,7 +37,8 @@ class Settings:
         subproblem: exact, krylov, or auto: exact where the oracle gives a matrix.
         sigma: the first sigma (or radius); None takes the control's own.
         longer: how often sigma / 10 is tried with one factorisation.
-        chords: the most steps after a Newton step that use its Hessian again, where that is formed.
+        chords: the most steps after a Newton step that use its Hessian again, where that is formed, in place of
+            momentum.
         size: the most products of one Krylov space.
         theta: the residual of a Krylov step, relative to min(1, |s|) |g|.
 

@@ -23,14 +23,14 @@ class Flat:
 
     def __init__(self, parameters: Iterable[Tensor]):
         self.parameters = list(parameters)
-        if not self.parameters:
+        if not sum(p.numel() for p in self.parameters):
             raise UsageError("there are no parameters to move")
         first = self.parameters[0]
         for index, p in enumerate(self.parameters):
             if p.layout != torch.strided:
                 raise UsageError(f"parameter {index} is sparse ({p.layout}); legal are dense ones: call to_dense()")
-            if not p.is_floating_point():
-                raise UsageError(f"parameter {index} has dtype {p.dtype}; legal are real floating-point numbers")
+            if p.dtype not in (torch.float32, torch.float64):
+                raise UsageError(f"parameter {index} has dtype {p.dtype}; legal are float32 and float64")
             if p.dtype != first.dtype or p.device != first.device:
                 raise UsageError(
                     f"parameter {index} is {p.dtype} on {p.device} and parameter 0 {first.dtype} on {first.device}; "

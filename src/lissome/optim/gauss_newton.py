@@ -37,10 +37,10 @@ class Ending(Enum):
 
 
 class State(NamedTuple):
-    """What one step leaves to the next: its damping and itself (p,); None begins."""
+    """What one step leaves to the next: the damping, and the step itself (p,); None begins."""
 
     damping: float | None = None
-    step: Tensor | None = None
+    last: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,12 @@ def advance(problem: LeastSquares, x: Tensor, state: State, settings: Damping) -
     square = float(r @ r)
     gradient = J.mT @ r  # (p,)
     if not (torch.isfinite(r).all() and torch.isfinite(gradient).all()):
-        raise RunError("the residual or its Jacobian is not finite; start from other numbers, or use float64")
+        raise RunError(
+            f"the residual or its Jacobian is not finite (mean square {square / len(r)}); the parameters are as they "
+            "were: start from other numbers, or use float64"
+        )
     system = SYSTEMS[settings.rule](J, settings)
-    base = None if state.step is None or settings.momentum == 0 else settings.momentum * state.step
+    base = None if state.last is None or settings.momentum == 0 else settings.momentum * state.last
 
     def aim() -> None:
         if base is None:

@@ -87,7 +87,7 @@ class GaussNewton(torch.optim.Optimizer):
         self.linearize = linearize
         self.report: Report | None = None
 
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Do one step and return the loss before it, ().
 
         Args:
@@ -98,20 +98,27 @@ class GaussNewton(torch.optim.Optimizer):
                 Jacobian is more than can be held.
             RunError: the residual or its Jacobian is not finite. The parameters are left as they were.
         """
+        if closure is None:
+            raise UsageError("GaussNewton.step needs a closure that returns the residual, a vector (M,)")
         first = self.flat.parameters[0]
-        kept = self.state.get(first, {})
+        kept = State(**self.state.get(first, {}))
+        if kept.last is not None and kept.last.shape != (len(self.flat),):
+            raise UsageError(
+                f"the loaded state is of {len(kept.last)} numbers and these parameters are {len(self.flat)}: load the "
+                "state that was saved with them"
+            )
 
         def residual(x: Tensor) -> Tensor:
             self.flat.put(x)
             with torch.no_grad():
-                return _vector(closure(), x.dtype)
+                return _vector(closure(), x.dtype).detach()
 
         def linearize(x: Tensor) -> tuple[Tensor, Tensor]:
             return self.linearize() if self.linearize is not None else _by_graph(closure, self.flat)
 
         with self.flat.kept():
             x = self.flat.get()
-            x, state, self.report = advance(LeastSquares(residual, linearize), x, State(**kept), self.settings)
+            x, state, self.report = advance(LeastSquares(residual, linearize), x, kept, self.settings)
             self.flat.put(x)
         self.state[first] = state._asdict()
         return x.new_tensor(self.report.before)

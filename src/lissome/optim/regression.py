@@ -10,6 +10,7 @@ Reference: P. McCullagh, J. Nelder, Generalized Linear Models (1989), section 2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -108,12 +109,22 @@ def regression(A: Any, b: Tensor, loss: str = "logistic", *, penalty: str = "rid
         if name not in legal:
             raise unknown(kind, name, legal)
     rows_of = design(A)
-    rows = len(b)
-    if b.ndim != 1 or rows_of.shape[0] != rows or rows_of.dtype != b.dtype:
+    if not isinstance(b, Tensor):
+        raise UsageError(f"b is a {type(b).__name__}; legal is a tensor (N,), of A's dtype")
+    rows = rows_of.shape[0]
+    if tuple(b.shape) != (rows,) or rows_of.dtype != b.dtype:
         raise UsageError(
             f"A is {rows_of.dtype} of shape {tuple(rows_of.shape)} and b {b.dtype} of shape {tuple(b.shape)}; legal is "
             "(N, p) beside (N,) of one floating dtype"
         )
+    if not rows:
+        raise UsageError("A has no rows, and the loss is a mean over them")
+    if loss == "logistic" and not bool(((b >= 0) & (b <= 1)).all()):
+        raise UsageError(
+            f"b lies in [{float(b.min()):g}, {float(b.max()):g}]; legal for logistic is [0, 1]: (b + 1) / 2"
+        )
+    if not (math.isfinite(weight) and weight >= 0):
+        raise UsageError(f"weight is {weight}; legal is a finite number of at least 0")
     curve, price = LOSSES[loss], PENALTIES[penalty]
     known: dict[bytes, _Known] = {}
 
@@ -123,6 +134,9 @@ def regression(A: Any, b: Tensor, loss: str = "logistic", *, penalty: str = "rid
         return known.setdefault(_key(x), _Known(z))
 
     def at(x: Tensor) -> _Known:
+        x = x.detach()
+        if tuple(x.shape) != (rows_of.shape[1],) or x.dtype != b.dtype:
+            raise UsageError(f"x is {x.dtype} of shape {tuple(x.shape)}; legal is {b.dtype} of ({rows_of.shape[1]},)")
         return known.get(_key(x)) or keep(x, rows_of.times(x))
 
     def margins(x: Tensor) -> Tensor:

@@ -43,6 +43,8 @@ PROBLEMS = ("logistic 1e-3", "logistic 1/N", "robust")
 STARTS = {"0": 0.0, "N(0,1)": 1.0, "N(0,25)": 5.0}
 TOLERANCES = ("1e-3", "1e-6", "1e-9")
 MOST = 1000  # iterations; beyond it a tolerance is "not reached"
+SEEDS = 5
+LARGEST = 5_000  # columns: each cell forms Hessians of so many rows
 QUICK = {"rows": 2000, "most": 100, "seeds": 2}
 POINTS = 150  # of a curve that is kept
 
@@ -55,10 +57,17 @@ def cells(settings: ReplicateSettings) -> list[Cell]:
     """
     sources = settings.data or ["synthetic", *(["breast-cancer"] if has_breast_cancer() else [])]
     names = {source: load(source, settings.quick).name for source in dict.fromkeys(sources)}
+    for source in names:
+        columns = load(source, settings.quick).A.shape[1]
+        if columns > LARGEST:
+            raise UsageError(
+                f"'{source}' has {columns:,} columns, and legal are at most {LARGEST:,}: Hessians of them are formed"
+            )
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice:
         raise UsageError(f"two data files are named '{twice[0]}'; rename one, their runs are told apart by it")
-    seeds = min(settings.seeds, QUICK["seeds"]) if settings.quick else settings.seeds
+    seeds = settings.seeds or SEEDS
+    seeds = min(seeds, QUICK["seeds"]) if settings.quick else seeds
     found = []
     for method, (source, name), problem, start in itertools.product(METHODS, names.items(), PROBLEMS, STARTS):
         for seed in range(1 if start == "0" or method in FIXED else seeds):

@@ -23,7 +23,7 @@ class ReplicateSettings(Strict):
 
     paper: str = Field(description="name of the paper")
     data: list[str] = Field(default=[], description="files of data; none takes those that need no file")
-    seeds: int = Field(default=5, ge=1, description="random starts of each kind")
+    seeds: int | None = Field(default=None, ge=1, description="repetitions; null is the paper's own, 5 or 3")
     quick: bool = Field(default=False, description="a look in less than a minute")
 
 
@@ -131,7 +131,7 @@ class Sheet:
     def html(self) -> str:
         """Return the table as HTML."""
         head = "".join(f'<th scope="col">{escape(text)}</th>' for text in self.heads)
-        body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in self.rows)
+        body = "".join(_line(row) for row in self.rows)
         return (
             f'<div class="wide"><table class="lines"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         )
@@ -139,6 +139,11 @@ class Sheet:
     def told(self) -> Row:
         """Return the table as JSON."""
         return {"title": self.title, "heads": list(self.heads), "rows": [list(row) for row in self.rows]}
+
+
+def _line(row: Sequence[str]) -> str:
+    first, *rest = (escape(text) for text in row)
+    return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{text}</td>" for text in rest)}</tr>'
 
 
 @dataclass(frozen=True)

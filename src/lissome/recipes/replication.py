@@ -53,7 +53,7 @@ def replicate(
         paper: a name in `PAPERS`; may be left out with `resume`, as all that follows.
         out: directory, not there yet; with `resume`, cells that are done are kept.
         data: files; None takes what the paper's recipe has without files.
-        seeds: random starts of each kind, 5 if not given.
+        seeds: repetitions; if not given the paper's own, 5 starts of each kind for arcm, 3 networks for svd-pinns.
         quick: a look in less than a minute.
         resume: go on where an earlier call stopped.
         progress: show a bar.

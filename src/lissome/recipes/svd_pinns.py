@@ -4,8 +4,8 @@ W2 = U diag(D) V^T of a network trained for c = 0; for other c the singular valu
 Two families on the ball of 10 dimensions, three members each, errors as mean((u - u*)^2) / mean(u*^2).
 
 `published` is the paper: 2 x 300 of relu cubed, soft constraints, Adam at 1e-3 with a rate that decays; D by Adam, or
-by plain descent at 1e-2 (1e-7 for c = 50) and kept from below 0. `default` is what `lissome pde solve` and `adapt` do:
-2 x 64 of gelu, exact boundary values, Gauss-Newton, new points in each step.
+by plain descent at 1e-2 (1e-7 for the far member) and kept from below 0. `default` is what `lissome pde solve` and
+`adapt` do: 2 x 64 of gelu, exact values on the boundary, Gauss-Newton, new points in each step.
 
 Differs from the paper: the decay, of which it gives no figure, is exponential to a hundredth; points are new in each
 step.
@@ -42,20 +42,20 @@ NEWTON = {"optimizer": "gauss-newton"}
 METHODS: dict[str, dict[str, tuple[str, str]]] = {
     "published": {
         "D by descent": ("svd", "sgd"),
-        "D by Adam": ("svd", "adam"),
+        "D by Adam": ("svd", ""),
         "full": ("full", ""),
         "scratch": ("scratch", ""),
     },
     "default": {"svd": ("svd", ""), "full": ("full", ""), "scratch": ("scratch", "")},
 }
 STEPS = {"published": (20_000, 20_000), "default": (150, 100)}  # for c = 0, for the others
-QUICK = {"published": (60, 60), "default": (8, 6)}
+QUICK = {"published": (12, 12), "default": (8, 6)}
 MARKS = (4_000, 20_000)
 EVERY = {"published": 500, "default": 5}
 SEEDS = 3
 START = "start"
-FAR = 50.0
-RATE, FAR_RATE = 1e-2, 1e-7  # of plain descent on D
+CURVE = ("step", "seconds", "squared_error", "error_uniform", "loss", "fresh")
+RATE, FAR_RATE = 1e-2, 1e-7  # of plain descent on D; the latter for far members
 
 
 def cells(settings: ReplicateSettings) -> list[Cell]:
@@ -68,7 +68,7 @@ def cells(settings: ReplicateSettings) -> list[Cell]:
         raise UsageError(f"svd-pinns reads no data, and '{settings.data[0]}' was given; leave out --data")
     found = []
     for preset in ("default", "published"):
-        for seed in range(1 if settings.quick else min(settings.seeds, SEEDS)):
+        for seed in range(1 if settings.quick else settings.seeds or SEEDS):
             for family, members in FAMILIES.items():
                 shared = {"family": family, "preset": preset, "seed": seed, "quick": settings.quick}
                 first = f"{preset}, {family}, seed {seed}, {START}"
@@ -94,27 +94,34 @@ def run(tick: Tick, place: Path, *, family: str, preset: str, seed: int, c: floa
     if label == START:
         asked = load(SolveSettings, given=_solved(family, preset, seed, quick) | {"training": training})
         out = home / START
-        if not directory.finished(out, asked):
-            solve(asked, out, resume=directory.holds(out), progress=False)
+        try:
+            if not directory.finished(out, asked):
+                solve(asked, out, resume=directory.holds(out), progress=False)
+        except RunError as error:  # it diverged: the cells after it cannot be run, all others can
+            return _failed(str(error), family, preset, seed, c, label, quick)
         summary = directory.read_json(out / "summary.json")
+    elif not (home / START / "summary.json").is_file():
+        return _failed("the network for c = 0 is not there", family, preset, seed, c, label, quick)
     else:
         out, summary = _adapted(tick, home, family, preset, seed, c, label, training)
     rows = read(out / "metrics.jsonl")
-    keys = ("step", "seconds", "squared_error", "error_uniform", "loss", "fresh")
-    return {
-        "family": family,
-        "preset": preset,
-        "seed": seed,
-        "c": c,
-        "label": label,
-        "quick": quick,
+    return _place(family, preset, seed, c, label, quick) | {
         "trained": summary["trained"],
         "total": summary["total"],
         "seconds": summary["seconds"],
         "cpu": time.process_time() - begun,
         "failed": summary.get("failed"),
-        "curve": {key: [row.get(key) for row in rows] for key in keys},
+        "curve": {key: [row.get(key) for row in rows] for key in CURVE},
     }
+
+
+def _place(family: str, preset: str, seed: int, c: float, label: str, quick: bool) -> Row:
+    return {"family": family, "preset": preset, "seed": seed, "c": c, "label": label, "quick": quick}
+
+
+def _failed(why: str, family: str, preset: str, seed: int, c: float, label: str, quick: bool) -> Row:
+    nothing = {"trained": 0, "total": 0, "seconds": 0.0, "cpu": 0.0, "curve": {key: [] for key in CURVE}}
+    return _place(family, preset, seed, c, label, quick) | nothing | {"failed": why}
 
 
 def _solved(family: str, preset: str, seed: int, quick: bool) -> dict[str, Any]:
@@ -128,10 +135,8 @@ def _adapted(
     tick: Tick, home: Path, family: str, preset: str, seed: int, c: float, label: str, training: dict[str, Any]
 ) -> tuple[Path, Row]:
     method, mover = METHODS[preset][label]
-    if not (home / START / "summary.json").is_file():
-        raise RunError(f"the network for c = 0 that {family}, seed {seed}, is to be adapted from is not there")
     if mover == "sgd":
-        group = {"pattern": "*core", "optimizer": "sgd", "rate": FAR_RATE if c >= FAR else RATE}
+        group = {"pattern": "*core", "optimizer": "sgd", "rate": FAR_RATE if c == FAMILIES[family][-1] else RATE}
         training = training | {"groups": [group]}
     given = {"run": str(home / START), "targets": [{"c": c}], "methods": [method], "seed": seed, "training": training}
     (cell,) = adaptations(load(AdaptSettings, given=given, beneath=inherited(home / START)))
@@ -159,7 +164,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     whole = "squared error at the end"
     met = [
         Claim(f"the published figures are met: c = {c:g}, {label}", "table",
-              f"squared error, ours / published, {' and '.join(f'{mark:,}' for mark in marks)} steps",
+              f"squared error, ours / published, the worse of {' and '.join(f'{mark:,}' for mark in marks)} steps",
               _published(rows, c, label), most=1.5)
         for (c, label), marks in PUBLISHED.items()
     ]  # fmt: skip
@@ -184,9 +189,13 @@ def _of(rows: Sequence[Row], **wanted: Any) -> list[Row]:
 
 
 def _published(rows: Sequence[Row], c: float, label: str):
-    found = _of(rows, family="allen-cahn", preset="published", c=c, label=label)
-    ours = [(row["seed"], error_at(row, mark), value) for row in found for mark, value in PUBLISHED[c, label].items()]
-    return spread([Ratio(seed, error / value) for seed, error, value in ours if error])
+    """Compare with the published figures, at that mark where ours are worse."""
+    ratios = []
+    for row in _of(rows, family="allen-cahn", preset="published", c=c, label=label):
+        errors = [(error_at(row, mark), value) for mark, value in PUBLISHED[c, label].items()]
+        if all(error for error, _ in errors):
+            ratios.append(Ratio(row["seed"], max(error / value for error, value in errors if error)))
+    return spread(ratios)
 
 
 def _pairs(rows: Sequence[Row], one: dict[str, Any], other: dict[str, Any]):
@@ -210,11 +219,16 @@ def _steps(rows: Sequence[Row], one: str, other: str):
         ends = [end for end in (error_at(a), error_at(b)) if end is not None]
         if a["c"] == _far(a) or len(ends) < 2:
             continue
-        worst = max(ends)
-        mine, theirs = (next(s for s, e in zip(r["curve"]["step"], r["curve"]["squared_error"], strict=True)
-                             if e is not None and e <= worst) for r in (a, b))  # fmt: skip
-        ratios.append(Ratio(a["seed"], mine / theirs))
+        mine, theirs = (_first(row, max(ends)) for row in (a, b))
+        if mine and theirs:  # one that begins there has not needed steps
+            ratios.append(Ratio(a["seed"], mine / theirs))
     return spread(ratios)
+
+
+def _first(row: Row, error: float) -> int:
+    """Return the first step at which the error is as small."""
+    pairs = zip(row["curve"]["step"], row["curve"]["squared_error"], strict=True)
+    return next((step for step, found in pairs if found is not None and found <= error), 0)
 
 
 def _beaten(rows: Sequence[Row]):
@@ -229,7 +243,7 @@ def _beaten(rows: Sequence[Row]):
 
 def _seconds(rows: Sequence[Row]):
     pairs = _pairs(rows, {"preset": "default", "label": "svd"}, {"preset": "published", "label": "D by Adam"})
-    return spread([Ratio(a["seed"], a["seconds"] / b["seconds"]) for a, b in pairs])
+    return spread([Ratio(a["seed"], a["seconds"] / b["seconds"]) for a, b in pairs if a["seconds"] and b["seconds"]])
 
 
 def _far(row: Row) -> float:
@@ -255,5 +269,6 @@ PAPER = Paper(
         "Errors are on points drawn as those of training, for Allen-Cahn as in the paper: most of them lie near the "
         "centre. The column beside has them on points uniform in the ball.",
         "The decay of the rates has no published figure: exponential to a hundredth was taken.",
+        "A quick look is of few steps: its cells are in the tables and count for no claim.",
     ),
 )
