@@ -214,6 +214,17 @@ def test_points_where_the_residual_is_not_finite_are_rejected():
     assert 0 < float(new) <= 0.5
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_a_residual_that_is_finite_nowhere_else_is_an_error_and_no_standstill(rule):
+    def residual(x):
+        return torch.where((x == 0).all(), x - 1, torch.nan)
+
+    x = torch.zeros(2, dtype=torch.float64)
+    alone = LeastSquares(residual, lambda x: (residual(x), torch.eye(2).double()))
+    with pytest.raises(RunError, match="^the residual is not finite wherever the step leads, up to a damping of"):
+        advance(alone, x, State(), RULES[rule])
+
+
 def line(dtype=torch.float64):
     model = torch.nn.Linear(2, 1).to(dtype)
     x = torch.randn(12, 2, generator=torch.Generator().manual_seed(0), dtype=dtype)

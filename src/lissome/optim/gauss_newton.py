@@ -81,7 +81,8 @@ def advance(problem: LeastSquares, x: Tensor, state: State, settings: Damping) -
         settings: the rule and its figures.
 
     Raises:
-        RunError: the residual, its Jacobian or the square of it is not finite at x.
+        RunError: the residual, its Jacobian or the square of it is not finite at x, or the residual wherever a step
+            leads.
     """
     r, J = problem.linearize(x)  # (M,), (M, p)
     square = float(r @ r)
@@ -104,14 +105,16 @@ def advance(problem: LeastSquares, x: Tensor, state: State, settings: Damping) -
     aim()
     damping = system.first() if state.damping is None else state.damping
     norm = 2 * float(gradient.norm()) / len(r)
-    count, used = 0, damping
+    count, used, least = 0, damping, math.inf
 
     def tried(step: Tensor) -> float:
-        nonlocal count
+        nonlocal count, least
         count += 1
         new = problem.residual(x + step)
         value = float(new @ new)
-        return value if value == value else math.inf
+        value = value if value == value else math.inf
+        least = min(least, value)
+        return value
 
     for solve in range(1, settings.tries + 1):
         used = damping
@@ -145,6 +148,11 @@ def advance(problem: LeastSquares, x: Tensor, state: State, settings: Damping) -
         else:
             base = None
             aim()
+    if least == math.inf and count:
+        raise RunError(
+            f"the residual is not finite wherever the step leads, up to a damping of {used:.0e}; the parameters are as "
+            "they were: start from other numbers, or use float64"
+        )
     flat = Report(square / len(r), square / len(r), norm, used, 0.0, False, count, settings.tries, Ending.REJECTED)
     return x, State(system.first()), flat  # a damping that has run away would take long to come back
 
