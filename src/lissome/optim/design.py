@@ -8,6 +8,7 @@ in place of 78 for 49,749 x 300 (one thread).
 
 from __future__ import annotations
 
+import itertools
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from lissome._errors import UsageError
 
 PAIRS = 50_000_000  # entries of K, 12 bytes each
-CHUNK = 300_000  # entries of K that are made at once
+CHUNK = 50_000  # entries of K that are made at once
 
 
 class Design(Protocol):
@@ -115,24 +116,30 @@ class Sparse:
     @cached_property
     def _pairs(self) -> tuple[Any, Any]:
         """Return the order in which K takes the rows, those of one length together, and K."""
-        width, starts, at = self.shape[1], self.A.indptr[:-1], 0
-        sizes = self.counts * (self.counts + 1) // 2
-        order = np.argsort(self.counts, kind="stable")
-        ends = np.concatenate([[0], np.cumsum(sizes[order])])
+        width, short = self.shape[1], self.counts.astype(np.min_scalar_type(int(self.counts.max(initial=0))))
+        order = np.argsort(short, kind="stable")  # by digits where they are few
+        counts = self.counts[order]
+        ends = np.concatenate([[0], np.cumsum(counts * (counts + 1) // 2)])
         where = np.empty(ends[-1], np.int32 if max(width * width, ends[-1]) < 2**31 else np.int64)
         values = np.ones(ends[-1], self.A.data.dtype)
-        alike = bool((self.A.data == 1).all())
-        for count in np.unique(self.counts):
-            j, k = np.tril_indices(count)
-            rows = np.flatnonzero(self.counts == count)
+        alike, sorted_ = bool((self.A.data == 1).all()), self.A[order]
+        columns, numbers = sorted_.indices.astype(where.dtype), sorted_.data
+        lefts, rights = np.tril_indices(int(counts[-1]) if len(counts) else 0)
+        begins = np.flatnonzero(np.diff(counts, prepend=-1))  # of the rows of each length
+        for begin, end in itertools.pairwise([*begins, len(counts)]):
+            count, at = int(counts[begin]), slice(sorted_.indptr[begin], sorted_.indptr[end])
+            j, k = (each[: count * (count + 1) // 2] for each in (lefts, rights))  # the first pairs are those of fewer
             # a few rows at a time: new memory is dearer than the work
-            for some in np.array_split(rows, 1 + len(rows) * len(j) // CHUNK):
-                entries = starts[some][:, None] + np.arange(count)
-                columns = self.A.indices[entries].astype(where.dtype)
-                end = at + len(some) * len(j)
-                np.add((columns * width)[:, j], columns[:, k], out=where[at:end].reshape(len(some), len(j)))
+            step = max(1, CHUNK // max(1, len(j)))
+            of_rows, own = columns[at].reshape(end - begin, count), numbers[at].reshape(end - begin, count)
+            for row in range(0, end - begin, step):
+                some, place = of_rows[row : row + step], slice(ends[begin + row], ends[min(begin + row + step, end)])
+                shape = len(some), len(j)
+                # taken with clipping, which no index needs: a third faster than with a check
+                first, second = (some * width).take(j, 1, mode="clip"), some.take(k, 1, mode="clip")
+                np.add(first, second, out=where[place].reshape(shape))
                 if not alike:
-                    numbers = self.A.data[entries]
-                    np.multiply(numbers[:, j], numbers[:, k], out=values[at:end].reshape(len(some), len(j)))
-                at = end
+                    each = own[row : row + step]
+                    first, second = each.take(j, 1, mode="clip"), each.take(k, 1, mode="clip")
+                    np.multiply(first, second, out=values[place].reshape(shape))
         return order, sparse.csc_array((values, where, ends.astype(where.dtype)), shape=(width * width, len(order)))
