@@ -1,9 +1,9 @@
 r"""The rows a_i of a linear model, and the three products that are asked of them.
 
 A^T diag(d) A of a sparse A is one product too: with K (p^2, N) holding a_ij a_ik, j >= k, in column i, its lower
-triangle is K d. Where rows have 12 entries K has some 80 a row; made once in the time of one or two products of two
-sparse matrices, it then answers 5 to 10 times as fast as such a product: in 3 ms in place of 32 for 32,560 x 122, in 16
-in place of 78 for 49,749 x 300 (one thread).
+triangle is K d. Where rows have 12 entries K has some 80 a row; made once in less than the time of one product of two
+sparse matrices, it then answers ten times as fast as such a product: in 3 ms in place of 32 for 32,560 x 122, in 8 in
+place of 78 for 49,749 x 300 (one thread).
 """
 
 from __future__ import annotations
