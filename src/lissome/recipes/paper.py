@@ -55,17 +55,17 @@ class Spread(NamedTuple):
     left_out: int
 
     def __str__(self) -> str:
-        """Return it as `0.72 (0.70 to 0.75 over seeds; 33 cells, 2 at the cap, 1 more reached by neither)`."""
+        """Return it as `0.723 (0.70 to 0.75 over seeds; 33 cells, 2 at the cap, 1 more reached by neither)`."""
         lost = f", {self.capped} at the cap" if self.capped else ""
         lost += f", {self.left_out} more reached by neither" if self.left_out else ""
-        return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f} over seeds; {self.cells} cells{lost})"
+        return f"{self.mean:.3g} ({self.low:.2f} to {self.high:.2f} over seeds; {self.cells} cells{lost})"
 
 
 def spread(ratios: Sequence[Ratio]) -> Spread | None:
     """Summarise ratios.
 
     >>> str(spread([Ratio(0, 1.0), Ratio(1, 4.0, True), Ratio(1, None, True)]))
-    '2.00 (1.00 to 4.00 over seeds; 2 cells, 1 at the cap, 1 more reached by neither)'
+    '2 (1.00 to 4.00 over seeds; 2 cells, 1 at the cap, 1 more reached by neither)'
     """
     legal = [(ratio.seed, ratio.value) for ratio in ratios if ratio.value is not None]
     if not legal:
