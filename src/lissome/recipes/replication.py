@@ -150,6 +150,8 @@ def _side_by_side(
     before = set(multiprocessing.active_children())
     crew = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (os.getpid(),))
     left, waiting = dict(todo), dict[Any, int]()
+    # short cells wait at the door; one that sets others free must not find the door full of later ones
+    most = jobs if any(cell.after for cell in left.values()) else 2 * jobs
 
     def submit(count: int) -> None:
         open_ = {cell.name for cell in [*left.values(), *(dict(todo)[step] for step in waiting.values())]}
@@ -158,12 +160,12 @@ def _side_by_side(
             waiting[crew.submit(_work, paper, place, dict(left.pop(step).arguments))] = step
 
     try:
-        submit(2 * jobs)
+        submit(most)
         while waiting:
             ended, _ = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
             for future in ended:
                 yield waiting.pop(future), future.result()
-            submit(2 * jobs - len(waiting))
+            submit(most - len(waiting))
             tick()
     except BrokenProcessPool as error:
         raise RunError(
