@@ -109,7 +109,7 @@ def test_rows_at_the_edge_neither_end_the_report_nor_count():
 
 
 def test_a_start_that_diverged_is_a_failed_cell_and_so_are_those_after_it(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(svd_pinns, "ADAM", svd_pinns.ADAM | {"rate": 1e30})
+    monkeypatch.setitem(svd_pinns.TRAININGS, "published", svd_pinns.TRAININGS["published"] | {"rate": 1e30})
     arguments = {"family": "allen-cahn", "preset": "published", "seed": 0, "quick": True}
     first = svd_pinns.run(lambda: None, tmp_path, **arguments, c=0.0, label="start")
     after = svd_pinns.run(lambda: None, tmp_path, **arguments, c=0.5, label="full")

@@ -130,8 +130,7 @@ class Exact:
 
     def aim(self, g: Tensor) -> None:
         """Take another gradient (p,); nothing is factored again."""
-        # the small problem is always solved in float64, where every device has it
-        self.g, self.answers = g, self.answer(_double(self.vectors.into(g)))
+        self.g, self.answers = g, self.answer(self.vectors.into(g))
 
     def finite(self) -> bool:
         """Return True: only a finite B gets here."""
@@ -153,12 +152,12 @@ class Exact:
         bound = tridiagonal.bound()
         if not tridiagonal.is_definite(WELL * self.eps * p * bound):
             return self._diagonalise(*tridiagonal.eigen())
-        diagonal, off = _double(tridiagonal.diagonal), _double(tridiagonal.off)
-        self.vectors, self.answer = tridiagonal, lambda slope: Definite(diagonal, off, slope, bound)
+        self.vectors = tridiagonal
+        self.answer = lambda slope: Definite(tridiagonal.diagonal, tridiagonal.off, slope, bound)
         self.largest = lambda: float(tridiagonal.values()[-1])
 
     def _diagonalise(self, values: Tensor, vectors: Eigenvectors) -> None:
-        self.vectors, self.answer = vectors, lambda slope: Spectrum(_double(values), slope, self.eps)
+        self.vectors, self.answer = vectors, lambda slope: Spectrum(values, slope, self.eps)
         self.largest = lambda: float(values.abs().max())
 
     def _step(self, root: Root, sigma: float) -> Step:
@@ -268,7 +267,7 @@ class Krylov:
         w = w - h @ V
         again = V @ w  # twice is enough
         w = w - again @ V
-        self.T[: self.k + 1, self.k] = self.T[self.k, : self.k + 1] = _double(h + again)
+        self.T[: self.k + 1, self.k] = self.T[self.k, : self.k + 1] = (h + again).cpu().double()
         self.k += 1
         self.edge = float(w.norm())
         if self.edge <= 10 * self.eps * before or self.k == len(w):
@@ -313,10 +312,6 @@ def _told(s: Tensor, root: Root, c: Tensor, sigma: float, residual: float) -> St
         residual,
         root.hard,
     )
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.cpu().double()
 
 
 def _check(B: Product, g: Tensor) -> None:

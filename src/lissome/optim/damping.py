@@ -186,8 +186,7 @@ class Cubic:
         """Take r (M,) for the residual, and J^T r (p,)."""
         self.right = self.vectors.into(gradient if self.primal else r)  # (p,) or (M,)
         slope = self.right if self.primal else self.values.sqrt() * self.right
-        # the small problem is always solved in float64, where every device has it
-        self.spectrum = Spectrum(2 * _double(self.values), 2 * _double(slope), torch.finfo(slope.dtype).eps)
+        self.spectrum = Spectrum(2 * self.values, 2 * slope, torch.finfo(slope.dtype).eps)
 
     def first(self) -> float:
         """Return the sigma that begins: scaling r, or the numbers that are moved, changes no step."""
@@ -232,8 +231,8 @@ class Cubic:
     def _share(self) -> float:
         """Return the part of the cubic term in the step, in [0, 1]."""
         assert self.root is not None
-        slope, curvature = float(self.spectrum.slope @ self.root.y), float(self.spectrum.values @ self.root.y.square())
-        return 1 + curvature / slope if slope < 0 else 1.0
+        slope = float(self.spectrum.slope @ self.root.y)
+        return self.root.multiplier * self._length() ** 2 / -slope if slope < 0 else 1.0  # (B + lambda) y = -c
 
 
 SYSTEMS: dict[str, Callable[[Tensor, Damping], System]] = {"marquardt": Marquardt, "cubic": Cubic}
@@ -251,10 +250,6 @@ def _smaller(J: Tensor) -> tuple[bool, Tensor]:
     if not torch.isfinite(square.diagonal()).all():  # no entry is larger than the diagonal's
         raise RunError("the square of the Jacobian is not finite; scale the residual, or use float64")
     return primal, square
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.cpu().double()
 
 
 def product(J: Tensor, *, rows: bool = False) -> Tensor:

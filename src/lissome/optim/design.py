@@ -91,6 +91,7 @@ class Sparse:
             self.A.sum_duplicates()
         self.transposed: Any = self.A.T  # by columns: a view
         self.counts = np.diff(self.A.indptr)
+        self.pairs = int((self.counts.astype(np.int64) * (self.counts + 1) // 2).sum())  # entries of K
         self.shape = (self.A.shape[0], self.A.shape[1])
         self.dtype = torch.from_numpy(self.A.data[:0]).dtype
 
@@ -104,7 +105,7 @@ class Sparse:
 
     def sandwich(self, d: Tensor) -> Tensor:
         """Return A^T diag(d) A."""
-        if int((self.counts * (self.counts + 1) // 2).sum()) <= PAIRS:
+        if self.pairs <= PAIRS:
             order, pairs = self._pairs
             lower = torch.from_numpy(pairs @ d.numpy()[order]).view(self.shape[1], self.shape[1])
             return lower + lower.tril(-1).mT

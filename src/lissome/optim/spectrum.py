@@ -90,7 +90,7 @@ class Spectrum:
     """Eigenvalues and the gradient in their coordinates; answers for any sigma and any radius.
 
     Args:
-        values: eigenvalues (k,), rising, float64 on the CPU.
+        values: eigenvalues (k,), rising; taken to float64 on the CPU.
         slope: the gradient's coordinates (k,), likewise.
         eps: relative rounding of the matrix the eigenvalues are of; negative ones that rounding explains count as 0.
 
@@ -100,9 +100,10 @@ class Spectrum:
     """
 
     def __init__(self, values: Tensor, slope: Tensor, eps: float):
-        self.values, self.slope = values, slope
+        # always in float64, which every device has by way of the CPU
+        values, self.slope = values.cpu().double(), slope.cpu().double()
         # arrays: a call of torch costs more than so few numbers
-        c, found = slope.numpy(), values.numpy()
+        c, found = self.slope.numpy(), values.numpy()
         self.norm = float(np.abs(found).max())
         self.noise = 4 * eps * len(found) ** 0.5 * self.norm
         if (found[0] < 0) and (found[0] > -self.noise):
@@ -158,7 +159,7 @@ class Definite:
     """The same for a positive definite matrix in tridiagonal form, without eigenvectors: each mu is two short solves.
 
     Args:
-        diagonal: of the tridiagonal matrix (k,), float64 on the CPU.
+        diagonal: of the tridiagonal matrix (k,); taken to float64 on the CPU.
         off: beside it (k - 1,), likewise.
         slope: the gradient's coordinates (k,), likewise.
         bound: above its largest eigenvalue.
@@ -169,9 +170,9 @@ class Definite:
     """
 
     def __init__(self, diagonal: Tensor, off: Tensor, slope: Tensor, bound: float):
-        self.diagonal, self.off = diagonal.numpy(), off.numpy()
-        self.slope, self.bound = slope, bound
-        self.c = slope.numpy()
+        self.diagonal, self.off = diagonal.double().numpy(), off.double().numpy()
+        self.slope, self.bound = slope.cpu().double(), bound
+        self.c = self.slope.numpy()
         self.size = float(_norm(self.c))
 
     def cubic(self, sigma: float) -> Root:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lissome._files import write_json
-from lissome.adapt import METHODS, Tucker, reach
+from lissome.adapt import METHODS, reach
 from lissome.recipes.archive import load_solution
 from lissome.recipes.cell import Cell
 from lissome.report.read import read_json
@@ -25,17 +25,12 @@ def follow(whole: Cell, others: Sequence[Cell], out: Path) -> None:
     for cell in others:
         if not METHODS[cell.method].formed:
             continue
-        forms = {path: form for path, form in _forms(cell).items() if bool((after[path] != before[path]).any())}
+        forms = {
+            path: form for path, form in cell.adapted().forms().items() if bool((after[path] != before[path]).any())
+        }
         updates = {path: (after[path] - before[path]).detach().double() for path in forms}
         sizes = {path: float(update.square().sum()) for path, update in updates.items()}
         if sizes:
             followed = sum(reach(form, updates[path]) * sizes[path] for path, form in forms.items())
             place = out / cell.name / "summary.json"
             write_json(place, read_json(place) | {"reach": followed / sum(sizes.values())})
-
-
-def _forms(cell: Cell) -> dict[str, Tucker]:
-    """Return path -> form, as it is at the start."""
-    prefix = "form."
-    modules = cell.adapted().named_modules()
-    return {name.removeprefix(prefix): module for name, module in modules if isinstance(module, Tucker)}

@@ -33,11 +33,17 @@ from lissome.recipes.svd_pinns_report import PUBLISHED, drawings, error_at, tabl
 # family -> c near, middle and far
 FAMILIES = {"allen-cahn": (0.5, 2.0, 50.0), "parabolic": (0.5, 1.0, 3.0)}
 NETWORKS = {
-    "published": {"network": {"width": 300, "depth": 2, "activation": "relu3"}, "constraint": "soft"},
+    "published": {
+        "network": {"width": 300, "depth": 2, "activation": "relu3"},
+        "constraint": "soft",
+        "points.draw": "published",
+    },
     "default": {"network": {"width": 64, "depth": 2, "activation": "gelu"}, "constraint": "boundary"},
 }
-ADAM = {"optimizer": "adam", "rate": 1e-3, "schedule": "exponential"}
-NEWTON = {"optimizer": "gauss-newton"}
+TRAININGS = {
+    "published": {"optimizer": "adam", "rate": 1e-3, "schedule": "exponential"},
+    "default": {"optimizer": "gauss-newton"},
+}
 # preset -> label -> method of `adapt`, and how D is moved where that is another way
 METHODS: dict[str, dict[str, tuple[str, str]]] = {
     "published": {
@@ -55,6 +61,7 @@ EVERY = {"published": 500, "default": 5}
 SEEDS = 3
 START = "start"
 CURVE = ("step", "seconds", "squared_error", "error_uniform", "loss", "fresh")
+NOTHING: Row = {"trained": 0, "total": 0, "seconds": 0.0, "cpu": 0.0, "curve": {key: [] for key in CURVE}}
 RATE, FAR_RATE = 1e-2, 1e-7  # of plain descent on D; the latter for far members
 
 
@@ -86,11 +93,12 @@ def cells(settings: ReplicateSettings) -> list[Cell]:
 
 def run(tick: Tick, place: Path, *, family: str, preset: str, seed: int, c: float, label: str, quick: bool) -> Row:
     """Train once, or go on from the checkpoint in `place`; return the curve of errors."""
+    own = {"family": family, "preset": preset, "seed": seed, "c": c, "label": label, "quick": quick}
     home = place / f"{preset}-{family}-{seed}"
     begun = time.process_time()
     steps = (QUICK if quick else STEPS)[preset][label != START]
     every = max(1, steps // 6) if quick else EVERY[preset]
-    training = (ADAM if preset == "published" else NEWTON) | {"steps": steps, "evaluate": every, "compile": False}
+    training = TRAININGS[preset] | {"steps": steps, "evaluate": every, "compile": False}
     if label == START:
         asked = load(SolveSettings, given=_solved(family, preset, seed, quick) | {"training": training})
         out = home / START
@@ -98,14 +106,14 @@ def run(tick: Tick, place: Path, *, family: str, preset: str, seed: int, c: floa
             if not directory.finished(out, asked):
                 solve(asked, out, resume=directory.holds(out), progress=False)
         except RunError as error:  # it diverged: the cells after it cannot be run, all others can
-            return _failed(str(error), family, preset, seed, c, label, quick)
+            return own | NOTHING | {"failed": str(error)}
         summary = directory.read_json(out / "summary.json")
     elif not (home / START / "summary.json").is_file():
-        return _failed("the network for c = 0 is not there", family, preset, seed, c, label, quick)
+        return own | NOTHING | {"failed": "the network for c = 0 is not there"}
     else:
         out, summary = _adapted(tick, home, family, preset, seed, c, label, training)
     rows = read(out / "metrics.jsonl")
-    return _place(family, preset, seed, c, label, quick) | {
+    return own | {
         "trained": summary["trained"],
         "total": summary["total"],
         "seconds": summary["seconds"],
@@ -115,18 +123,8 @@ def run(tick: Tick, place: Path, *, family: str, preset: str, seed: int, c: floa
     }
 
 
-def _place(family: str, preset: str, seed: int, c: float, label: str, quick: bool) -> Row:
-    return {"family": family, "preset": preset, "seed": seed, "c": c, "label": label, "quick": quick}
-
-
-def _failed(why: str, family: str, preset: str, seed: int, c: float, label: str, quick: bool) -> Row:
-    nothing = {"trained": 0, "total": 0, "seconds": 0.0, "cpu": 0.0, "curve": {key: [] for key in CURVE}}
-    return _place(family, preset, seed, c, label, quick) | nothing | {"failed": why}
-
-
 def _solved(family: str, preset: str, seed: int, quick: bool) -> dict[str, Any]:
     few = {"points.interior": 128, "points.boundary": 32, "points.initial": 32} if quick else {}
-    few |= {"points.draw": "published"} if preset == "published" else {}
     same = {"family": family, "dimension": 10, "parameters": {"c": 0.0}, "points.resample": 1}
     return {**same, **NETWORKS[preset], "seed": seed, **few}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -28,16 +28,8 @@ def families(rows: Sequence[Mapping[str, Any]]) -> Table:
     Args:
         rows: as `recipes.list_families` returns them.
     """
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for row in rows:
-        chosen = f"dimension {row['dimension']}; {row.get('parameters') or 'no parameters'}"
-        table.add_row(Text(str(row["family"]), style="bold"), Text(str(row["equation"])))
-        for text in (chosen, targets(row)):
-            if text:
-                table.add_row("", Text(text, style="dim"))
-    return table
+    told = ((row, f"dimension {row['dimension']}; {row.get('parameters') or 'no parameters'}") for row in rows)
+    return _blocks((row["family"], row["equation"], (chosen, targets(row))) for row, chosen in told)
 
 
 def papers(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -46,10 +38,17 @@ def papers(rows: Sequence[Mapping[str, Any]]) -> Table:
     Args:
         rows: as `recipes.papers` returns them.
     """
+    told = ((row, f"arXiv {row['arxiv']}; {row['replicate'] or 'not replicated yet'}") for row in rows)
+    return _blocks((row["paper"], row["title"], (below,)) for row, below in told)
+
+
+def _blocks(blocks: Iterable[tuple[object, object, Sequence[str]]]) -> Table:
+    """Return a name in bold and a line for each block, and below them what else there is to say."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column()
-    for row in rows:
-        table.add_row(Text(str(row["paper"]), style="bold"), Text(str(row["title"])))
-        table.add_row("", Text(f"arXiv {row['arxiv']}; {row['replicate'] or 'not replicated yet'}", style="dim"))
+    for name, line, below in blocks:
+        table.add_row(Text(str(name), style="bold"), Text(str(line)))
+        for text in filter(None, below):
+            table.add_row("", Text(text, style="dim"))
     return table
