@@ -5,9 +5,9 @@ With rho the decrease of f over the decrease promised, and tau in [0, 1] the par
     fixed        sigma = M / 2 for ever; every step is accepted (CR)
     factor       sigma / 2 where rho > 0.9, 2 sigma after a rejection (ARC)
     gradient     max(min(sigma, |g|), 1e-16) where rho > 0.9, 2 sigma after a rejection (ARC, ARCm as published)
-    interpolate  starts at |B|^2 / |g|, so that scaling f changes nothing; sigma / 2 where rho > 0.9 and tau > 0.01;
-                 after a rejection the sigma that would have foretold it, 3 (f(x + s) - q(s)) / |s|^3, within 3 to 100
-                 times the old one
+    interpolate  starts at 0.003 |B|^2 / |g|: at most 18 steps of |g| / |B| far, and scaling f changes nothing;
+                 sigma / 2 where rho > 0.9 and tau > 0.01; after a rejection the sigma that would have foretold it,
+                 3 (f(x + s) - q(s)) / |s|^3, within 3 to 100 times the old one
     radius       a trust region: a quarter of |s| where rho < 0.25, twice the radius where rho > 0.75 at the boundary
 
 References: arXiv 2210.05987; C. Cartis, N. Gould, P. Toint 2011, doi 10.1007/s10107-009-0286-5, section 7;
@@ -26,6 +26,7 @@ from lissome.optim.cubic import Step, Subproblem
 GOOD = 0.9  # rho above which sigma falls
 ACTS = 0.01  # tau below which sigma does not act, and is never lowered
 LEAST, MOST = 1e-16, 1e16
+FIRST = 0.003  # times |B|^2 / |g|; from 0, 1 takes half as many evaluations again; 1e-4 a tenth more Hessians
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ CONTROLS: dict[str, Control] = {
         lambda norm, slope: 1.0, lambda sub, sigma: sub.cubic(sigma), _gradient, lambda sigma, trial: 2 * sigma
     ),
     "interpolate": Control(
-        lambda norm, slope: _clip(norm * norm / slope) if slope > 0 else 1.0,
+        lambda norm, slope: _clip(FIRST * norm * norm / slope) if slope > 0 else 1.0,
         lambda sub, sigma: sub.cubic(sigma),
         _halved,
         _foretold,

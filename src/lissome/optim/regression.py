@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -46,16 +45,6 @@ class _Known:
 
 def _key(x: Tensor) -> bytes:
     return x.detach().cpu().numpy().tobytes()
-
-
-def _softplus(z: Tensor) -> Tensor:
-    """Return log(1 + e^z)."""
-    if z.device.type != "cpu":
-        return softplus(z, threshold=FAR)
-    x = z.numpy()  # numpy's exp and log1p take half of torch's time
-    out = np.abs(x)
-    np.log1p(np.exp(np.negative(out, out=out), out=out), out=out)
-    return torch.from_numpy(np.add(out, np.maximum(x, 0), out=out))
 
 
 def _bell(z: Tensor, b: Tensor) -> Tensor:
