@@ -6,8 +6,9 @@ At x with gradient g and Hessian B, s minimises the cubic model (`cubic`), and
     y   = x + s where accepted;              x+ = y or y + beta (y - y_prev), whichever is lower (`momentum`)
 
 so f never rises. `default` differs from the paper in four ways: sigma starts at 0.003 |B|^2 / |g|; after a step that
-went as promised with tau > 0.1 it tries sigma / 10 with the same factorisation as long as f falls; beta is searched; and
-after a Newton step (tau <= 0.01) up to two steps more use its Hessian, while each takes nine tenths of the gradient away.
+went as promised with tau > 0.1 it tries sigma / 10 with the same factorisation as long as f falls; beta is searched;
+and after a Newton step (tau <= 0.01) up to two steps more use its Hessian, while each takes nine tenths of the gradient
+away.
 
 Where the change of f drowns in its rounding, at most 10 eps |f|, rho comes from the gradients at both ends, by the
 trapezoid -(g(x) + g(y))^T s / 2, whose error is of third order in s.
