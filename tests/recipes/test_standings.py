@@ -30,9 +30,7 @@ tables = st.integers(2, 4).flatmap(
 @settings(max_examples=40, deadline=None)
 @given(tables)
 def test_mean_ranks_and_wins_are_counts(table):
-    rows = [
-        row(f"c{i}", error, family=f"f{j}") for j, errors in enumerate(table) for i, error in enumerate(errors)
-    ]
+    rows = [row(f"c{i}", error, family=f"f{j}") for j, errors in enumerate(table) for i, error in enumerate(errors)]
     known = [[math.inf if e is None else e for e in errors] for errors in table]
     found = {each.name: each for each in standings(rows)}
     for i in range(len(table[0])):

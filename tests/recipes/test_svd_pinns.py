@@ -139,3 +139,16 @@ def test_the_catalogue_has_ten_papers_and_all_that_are_replicated():
     assert set(PAPERS) <= set(told)
     assert all(told[name]["arxiv"] == paper.arxiv for name, paper in PAPERS.items())
     assert {name for name, each in told.items() if each["replicate"]} == set(PAPERS)
+
+
+def test_the_table_to_the_published_errors_says_when_who_got_there():
+    rows = [
+        row([1.0, 1e-3, 1e-4], seed=0, label="svd", preset="default"),
+        row([1.0, 2e-3, 1e-3], seed=1, label="svd", preset="default"),
+        row([1.0, 1e-2, 1e-2], label="scratch", preset="default"),
+    ]
+    (sheet,) = [each for each in tables(rows) if "To the published errors" in each.title]
+    assert [line[0:4] + line[5:] for line in sheet.rows] == [
+        ["0.5", "1.50e-03", "default", "svd", "2 of 2", "12,000 (4,000 to 20,000)", "12,000 (4,000 to 20,000)"],
+        ["0.5", "1.50e-03", "default", "scratch", "0 of 1", "–", "–"],
+    ]

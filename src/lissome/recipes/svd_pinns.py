@@ -28,7 +28,7 @@ from lissome.recipes.cell import cells as adaptations
 from lissome.recipes.paper import Cell, Claim, Paper, Ratio, ReplicateSettings, Row, Tick, spread
 from lissome.recipes.settings import AdaptSettings, SolveSettings, inherited, load
 from lissome.recipes.solution import solve
-from lissome.recipes.svd_pinns_report import PUBLISHED, drawings, error_at, tables
+from lissome.recipes.svd_pinns_report import PUBLISHED, drawings, error_at, reached, tables
 
 # family -> c near, middle and far
 FAMILIES = {"allen-cahn": (0.5, 2.0, 50.0), "parabolic": (0.5, 1.0, 3.0)}
@@ -217,16 +217,10 @@ def _steps(rows: Sequence[Row], one: str, other: str):
         ends = [end for end in (error_at(a), error_at(b)) if end is not None]
         if a["c"] == _far(a) or len(ends) < 2:
             continue
-        mine, theirs = (_first(row, max(ends)) for row in (a, b))
-        if mine and theirs:  # one that begins there has not needed steps
-            ratios.append(Ratio(a["seed"], mine / theirs))
+        mine, theirs = (reached(row, max(ends)) for row in (a, b))
+        if mine and theirs and mine[0] and theirs[0]:  # one that begins there has not needed steps
+            ratios.append(Ratio(a["seed"], mine[0] / theirs[0]))
     return spread(ratios)
-
-
-def _first(row: Row, error: float) -> int:
-    """Return the first step at which the error is as small."""
-    pairs = zip(row["curve"]["step"], row["curve"]["squared_error"], strict=True)
-    return next((step for step, found in pairs if found is not None and found <= error), 0)
 
 
 def _beaten(rows: Sequence[Row]):
