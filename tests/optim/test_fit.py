@@ -102,6 +102,36 @@ def test_groups_act_at_the_same_time_and_none_stays():
     assert torch.allclose(model.b, -torch.ones(2, dtype=torch.float64), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "adagrad", "sgd"])
+@pytest.mark.parametrize(
+    "bend", [lambda w: w.mT.contiguous() ** 2, lambda w: w.expand(2, 3, 4)], ids=["turned", "spread"]
+)
+def test_gradients_that_lie_otherwise_in_memory_than_their_parameter_are_read_right(name, bend):
+    class Bent(Bowl):
+        def loss(self, model, batch):
+            values = bend(model.weight)
+            return (values * torch.arange(values.numel(), dtype=values.dtype).view_as(values)).sum()
+
+        def evaluate(self, model):
+            return {}
+
+    def trained(options):
+        model = torch.nn.Linear(4, 3, bias=False).double()
+        with torch.no_grad():
+            model.weight.copy_(torch.arange(-5.0, 7.0).view(3, 4))
+        method = Method((Group(optimizer=name, lr=1e-2, options=options),))
+        fit(model, Bent(), method, Budget(steps=5), progress=False)
+        return model.weight
+
+    torch.testing.assert_close(trained({}), trained({"fused": False}), rtol=1e-12, atol=1e-12)
+
+
+def test_a_run_ends_where_the_callback_has_had_enough():
+    two = (Method(points=4), Method(points=4))
+    result = fit(Quadratic(), Bowl(), two, Budget(steps=40), on_step=lambda step, model: step == 3, progress=False)
+    assert (result.steps, result.outcome, result.metrics["step"]) == (3, Outcome.ENOUGH, 3)
+
+
 def test_parameters_outside_the_dict_stay_and_get_no_gradient():
     model = Quadratic()
     fit(model, Bowl(), Method((Group("mine", "sgd", 0.01),)), Budget(steps=5), parameters={"mine": model.a})

@@ -122,7 +122,8 @@ class Stepper:
             self.capture = Capture(self.eager, False, f"eager after a failure of the compiled loss, {excuse(error)}")
             return self.gradient()
         for p, gradient in zip(self.active, gradients, strict=True):
-            p.grad = gradient
+            # torch's fused kernels read both in the order of memory: a gradient laid out otherwise is misread
+            p.grad = gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
         if self.several:
             average_gradients(self.machine, self.active)
             loss = mean(self.machine, loss)
