@@ -43,7 +43,7 @@ def fit(
     precision: str = "no",
     compile: str | bool = False,
     tensorboard: bool = False,
-    on_step: Callable[[int, nn.Module], None] | None = None,
+    on_step: Callable[[int, nn.Module], bool | None] | None = None,
 ) -> Result:
     """Train the model in place until the budget is used up.
 
@@ -67,7 +67,7 @@ def fit(
         precision: no, bf16 or fp16 (mixed precision by Accelerate).
         compile: capture loss and gradient by torch.compile: True, False, or "auto" by a short timing trial.
         tensorboard: write curves for TensorBoard too (needs `lissome[tensorboard]`).
-        on_step: called with the number of steps done and the model after each step.
+        on_step: called with the number of steps done and the model after each step; True ends the run.
 
     Returns:
         What came of it; see `Result`.
@@ -144,7 +144,7 @@ class _Run:
         budget: Budget,
         seed: int,
         folder: Path | None,
-        on_step: Callable[[int, nn.Module], None] | None,
+        on_step: Callable[[int, nn.Module], bool | None] | None,
     ):
         self.stepper, self.machine, self.model = stepper, stepper.machine, stepper.model
         self.methods, self.budget, self.folder, self.on_step = methods, budget, folder, on_step
@@ -152,7 +152,7 @@ class _Run:
         self.journal = Journal(None if folder is None else folder / "metrics.jsonl", writes=self.main)
         self.step, self.seconds = 0, 0.0
         self.phase, self.phase_step, self.phase_seconds = 0, 0, 0.0
-        self.stalled = self.stopping = False
+        self.stalled = self.stopping = self.enough = False
         self.resumed_from: int | None = None
         self.saved_step, self.saved_seconds = -1, 0.0
         self.offset, self.start = 0.0, time.perf_counter()
@@ -229,11 +229,11 @@ class _Run:
     def train(self, stop: Stop, bar: Bar) -> Result:
         """Go through the phases that are left."""
         while True:
-            while not self.stalled and self.done() < 1 and not self.stopping:
+            while not (self.stalled or self.stopping or self.enough) and self.done() < 1:
                 self.stalled = not self.advance()
                 self.step += 1
                 if self.on_step is not None:
-                    self.on_step(self.step, self.model)
+                    self.enough = self.on_step(self.step, self.model) is True
                 self.tick(stop)
                 if self.step % self.evaluate_every == 0:
                     self.evaluate()
@@ -242,7 +242,7 @@ class _Run:
                 if self.due():
                     self.save()
                 bar.draw(self.step, self.seconds, self.journal.rows[-1] if self.journal.rows else None)
-            if self.stopping or self.phase == len(self.methods) - 1:
+            if self.stopping or self.enough or self.phase == len(self.methods) - 1:
                 break
             self.phase += 1
             self.phase_step, self.phase_seconds, self.stalled = self.step, self.seconds, False
@@ -343,11 +343,16 @@ class _Run:
             f"stopped by {stop.name or 'another process'} after {self.step} steps; {self.kept()}: resume goes on"
         )
 
+    def outcome(self) -> Outcome:
+        if self.stalled or self.enough:
+            return Outcome.STALLED if self.stalled else Outcome.ENOUGH
+        within = self.budget.steps is not None and self.step >= self.budget.steps
+        return Outcome.STEPS if within else Outcome.SECONDS
+
     def result(self) -> Result:
         row = self.journal.rows[-1]
-        within = self.budget.steps is not None and self.step >= self.budget.steps
         return Result(
-            outcome=Outcome.STALLED if self.stalled else Outcome.STEPS if within else Outcome.SECONDS,
+            outcome=self.outcome(),
             steps=self.step,
             seconds=self.seconds,
             loss=row["loss"],

@@ -130,6 +130,7 @@ class Outcome(Enum):
 
     STEPS = "All steps of the budget are done; to train on, raise the steps and resume."
     SECONDS = "The seconds of the budget are used up; to train on, raise the seconds and resume."
+    ENOUGH = "The caller has ended the run before its budget was used up."
     STALLED = (
         "The line search finds no lower loss on these points; the rest of the budget would change nothing: "
         "resample, use float64, or stop here."
