@@ -7,6 +7,7 @@ from lissome.pde.field import Field, Points
 from lissome.pde.problem import CONSTRAINTS, Problem
 from lissome.pde.registry import families, load_family
 from lissome.pde.sampling import DRAWS
+from lissome.pde.together import Together, can_stack
 
 __all__ = [
     "CONSTRAINTS",
@@ -20,6 +21,8 @@ __all__ = [
     "Periodic",
     "Points",
     "Problem",
+    "Together",
+    "can_stack",
     "families",
     "load_family",
 ]

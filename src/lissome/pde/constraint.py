@@ -73,6 +73,10 @@ class Constrained(nn.Module):
             v = self.domain.factor(z, (), (), None, self.initial).value[:, None] * v
         return v if self.lift is None else v + self.lift(points(self.domain, z))[:, None]
 
+    def forget(self) -> None:
+        """Forget the lift of the last batch, as must be done where its family becomes another member."""
+        self._lifted = (None,)
+
     def derive(
         self, z: Tensor, first: Any, second: Any, along: Tensor | None, recurse: Callable[..., Derivatives]
     ) -> Derivatives:
