@@ -7,14 +7,16 @@ parameters. The others are its baselines, behind the same interface.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lissome import report
 from lissome._errors import Interrupted, LissomeError, RunError
+from lissome._files import write_json
 from lissome.recipes import directory
 from lissome.recipes.cell import Cell, cells
+from lissome.recipes.choice import choose, opened
 from lissome.recipes.crew import cores, side_by_side
 from lissome.recipes.following import follow
 from lissome.recipes.settings import AdaptSettings
@@ -35,6 +37,7 @@ def adapt(
 ) -> list[Summary]:
     """Adapt a run to each target by each method; write a run directory for each and a page for all.
 
+    The method `auto` is the one that a short trial finds best for the target, see `choice`; `choices.json` keeps why.
     With several jobs, cells are trained in processes of their own. These read the calling program again, so a script
     calls this below `if __name__ == "__main__":`; where no process can be started, one after another is done here.
     Each cell has its own seed: the order in which cells are done changes nothing.
@@ -51,29 +54,30 @@ def adapt(
 
     Raises:
         UsageError: the run cannot be read, or an unknown parameter or method; before anything is written.
-        RunError: cells failed; the others are done and kept.
+        RunError: cells failed; the others are done and kept. Or `auto` finds no method that can be trained.
         Interrupted: Ctrl-C; checkpoints are left.
     """
     out = Path(out)
     settings = settings.model_copy(update={"run": str(Path(settings.run).resolve())})
-    found = cells(settings)
+    found, told = cells(opened(settings)), dict[str, str]()
     device = device_of(settings.device)
     with directory.claimed(out, settings, resume=resume):
-        todo = [cell for cell in found if not cell.finished(out)]
-        if jobs is None:
-            jobs = cores() if device.type == "cpu" else 1
-        jobs = min(jobs, len(todo))
         try:
+            found, told = choose(found, settings, out, progress=progress)
+            todo = [cell for cell in found if not cell.finished(out)]
+            if jobs is None:
+                jobs = cores() if device.type == "cpu" else 1
+            jobs = min(jobs, len(todo))
             if not (jobs > 1 and _several(todo, out, jobs, progress)):
                 for cell in todo:
                     cell.train(out, progress=progress)
         except LissomeError as error:
             with contextlib.suppress(LissomeError):  # the first error is the one to tell
-                _compare(found, out)
+                _compare(found, out, told)
             if isinstance(error, Interrupted):
                 raise Interrupted(f"{error}: `lissome pde adapt --resume --out {out}`") from error
             raise
-    _compare(found, out)
+    _compare(found, out, told)
     summaries = [read_json(out / cell.name / "summary.json") for cell in found]
     pairs = zip(found, summaries, strict=True)
     failed = [f"{cell.name} ({summary['failed']})" for cell, summary in pairs if summary.get("failed")]
@@ -100,8 +104,14 @@ def _several(todo: Sequence[Cell], out: Path, jobs: int, progress: bool) -> bool
         return side_by_side(todo, out, jobs, done, bar.refresh)
 
 
-def _compare(found: Sequence[Cell], out: Path) -> None:
-    """Draw the page of those cells that have begun, with what each form could follow of training all weights."""
+def _compare(found: Sequence[Cell], out: Path, told: Mapping[str, str]) -> None:
+    """Draw the page of those cells that have begun, with what each form could follow of training all weights.
+
+    The summaries of cells that `auto` chose say why.
+    """
+    for name, why in told.items():
+        if summary := read_json(out / name / "summary.json"):
+            write_json(out / name / "summary.json", summary | {"choice": why})
     for whole in found:
         others = [
             each

@@ -14,6 +14,7 @@ from lissome._errors import UsageError, unknown
 from lissome.recipes.course import USUAL, course, usual
 
 METHODS = ("svd", "lora", "lora-xs", "pissa", "last", "full", "scratch")
+AUTO = "auto"  # in the place of a method: the one that a short trial finds best
 OPTIMIZER = "gauss-newton"  # docs/choosing.md compares
 
 
@@ -155,7 +156,9 @@ class AdaptSettings(Common):
 
     run: str = Field(description="directory of the solved member")
     targets: list[dict[str, float]] = Field(min_length=1)
-    methods: list[str] = Field(default=["svd"], min_length=1)
+    methods: list[str] = Field(
+        default=["svd"], min_length=1, description=f"{', '.join(METHODS)}, or auto: what a short trial finds best"
+    )
     optimizers: list[str] = Field(
         default=[], description="courses such as adam+gauss-newton, each tried with each method; none is training's own"
     )
@@ -186,8 +189,8 @@ class AdaptSettings(Common):
     @classmethod
     def _known(cls, methods: list[str]) -> list[str]:
         for method in methods:
-            if method not in METHODS:
-                raise ValueError(str(unknown("method", method, METHODS)))
+            if method not in (*METHODS, AUTO):
+                raise ValueError(str(unknown("method", method, (*METHODS, AUTO))))
         return list(dict.fromkeys(methods))
 
 

@@ -16,7 +16,7 @@ from lissome.report.document import details, document, figure, gallery, pairs
 from lissome.report.drawing import Style, palette, themed
 from lissome.report.figures import Curve, cost, overview, progress, slices, spectra
 from lissome.report.read import Row, Run, drawable, layers, read_json, read_run, series, variant
-from lissome.report.table import Line, lines, parts, table_html, verdict
+from lissome.report.table import Line, choices, lines, parts, table_html, verdict
 
 
 def is_comparison(path: Path) -> bool:
@@ -194,6 +194,7 @@ def compare(directories: Iterable[str | Path], out: str | Path, title: str | Non
         f'<li style="border-color:{themed(styles[part[0].label].colour)}">{escape(verdict(part))}</li>'
         for part in parts(found)
     )
+    told += "".join(f"<li>{escape(why)}</li>" for why in choices(shown))
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(remark)} Errors are relative L2 errors on test points.</p>',

@@ -255,6 +255,11 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     return [verdict(part) for part in parts(lines(rows))]
 
 
+def choices(rows: Sequence[Row]) -> list[str]:
+    """Return why methods were chosen by a trial, once each; rows say so as `choice`."""
+    return list(dict.fromkeys(str(row["choice"]) for row in rows if row.get("choice")))
+
+
 def column(names: Sequence[str]) -> tuple[str, list[str]]:
     """Return a head and cells for the names of equations: a parameter that all share goes to the head.
 
@@ -268,7 +273,7 @@ def column(names: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def terminal(rows: Sequence[Row]) -> Group:
-    """Return the table for the terminal, its verdicts below it where there is something to judge.
+    """Return the table for the terminal, below it verdicts where there is something to judge, and choices.
 
     Numbers never wrap; where the terminal is too narrow, names wrap between their words.
 
@@ -293,6 +298,7 @@ def terminal(rows: Sequence[Row]) -> Group:
     told = [verdict(part) for part in found] if judged else []
     seeds = sorted({len(line.runs) for part in found for line in part} - {1})
     told += [f"×{number} is the median of {number} seeds." for number in seeds]
+    told += choices(rows)
     return Group(table, *(Text(text[0].upper() + text[1:]) for text in told))
 
 
