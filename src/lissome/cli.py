@@ -94,7 +94,9 @@ def adapt(
     run: Annotated[str | None, typer.Argument(help="Directory of a solved member.")] = None,
     out: Out = Path("runs/adapt"),
     parameter: Annotated[list[str] | None, typer.Option(help="Target, such as c=0.5; repeat for more.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}; repeat for more.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(METHODS)}, or auto: by a short trial; repeat for more.")
+    ] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the small forms.")] = None,
     optimizer: Annotated[
         list[str] | None, typer.Option(help="Such as adam or gauss-newton; several are compared; may repeat.")
