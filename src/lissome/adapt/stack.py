@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
+from torch.func import functional_call, vmap
 
 from lissome._errors import UsageError
-from lissome._vector import functional
 
 
 class Stack(nn.Module):
@@ -47,6 +46,7 @@ class Stack(nn.Module):
         for place, module in enumerate(modules):
             _check_alike(place, module, modules[0])
         self.members = tuple(modules)  # a tuple, so that torch counts their numbers once
+        self._hand = (_Hand(modules[0]),)  # made once: a compiler cannot follow a module that is made in a call
         rows = [_tensors(module) for module in modules]
         trained, frozen, shared = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
         for name, first in rows[0].items():
@@ -72,11 +72,11 @@ class Stack(nn.Module):
         Returns:
             What f returns, each tensor with K in front and with its graph.
         """
-        function, _ = functional(f, self.members[0], ())
         shared = self.shared.tensors()
 
         def one(own: Mapping[str, Tensor], *parts: Any) -> Any:
-            return function({**own, **shared}, *parts)
+            tensors = {f"member.{name}": tensor for name, tensor in {**own, **shared}.items()}
+            return functional_call(self._hand[0], tensors, (f, *parts))
 
         return vmap(one)(self.trained.tensors() | self.frozen.tensors(), *stacked)
 
@@ -105,6 +105,17 @@ class Stack(nn.Module):
     def size(self) -> int:
         """K."""
         return len(self.members)
+
+
+class _Hand(nn.Module):
+    """Hands a module to a function, so that the function sees it while its numbers are replaced."""
+
+    def __init__(self, member: nn.Module) -> None:
+        super().__init__()
+        self.member = member
+
+    def forward(self, f: Callable[..., Any], *parts: Any) -> Any:
+        return f(self.member, *parts)
 
 
 class _Table(nn.Module):
