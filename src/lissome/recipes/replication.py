@@ -7,28 +7,20 @@ it. A run that was stopped or killed loses the cells under way alone.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import signal
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import functools
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
-
-import torch
-from threadpoolctl import threadpool_limits
 
 from lissome._errors import Interrupted, RunError, UsageError, unknown
 from lissome._files import write, write_json
 from lissome.optim.journal import Journal
 from lissome.optim.machine import Stop, stoppable
 from lissome.recipes import arcm, directory, svd_pinns
-from lissome.recipes.crew import POLL, can_spawn, cores, end_with
-from lissome.recipes.paper import Cell, Claim, Paper, ReplicateSettings, Row
+from lissome.recipes.crew import cores
+from lissome.recipes.engine import Task, run
+from lissome.recipes.paper import Cell, Claim, Paper, ReplicateSettings, Row, Tick
 from lissome.recipes.settings import load
 from lissome.recipes.tally import tally
 from lissome.report.document import details, document, figure, gallery, pairs
@@ -65,6 +57,7 @@ def replicate(
     Raises:
         UsageError: an unknown paper, data that cannot be read, a directory that exists or was begun otherwise.
         Interrupted: Ctrl-C; what was done is kept.
+        RunError: a cell failed, or its worker was killed again and again; what was done is kept.
     """
     out = Path(out)
     kept = out / "settings.yaml"
@@ -84,10 +77,11 @@ def replicate(
         try:
             with stoppable() as stop:
                 _run(settings.paper, todo, journal, out / "runs", stop, progress, min(jobs or cores(), len(todo)))
-        except Interrupted as error:
+        except (Interrupted, RunError) as error:
             _draw(settings, journal.rows, out, len(found))
-            raise Interrupted(
-                f"stopped; the cells that were done are kept: `lissome replicate --resume --out {out}`"
+            said = "stopped" if isinstance(error, Interrupted) else str(error)
+            raise type(error)(
+                f"{said}; the cells that were done are kept: `lissome replicate --resume --out {out}`"
             ) from error
         _draw(settings, journal.rows, out, len(found))
     return [claim.told() | {"evidence": claim.evidence} for claim in PAPERS[settings.paper].claims(journal.rows)]
@@ -110,72 +104,14 @@ def _run(
             raise Interrupted(f"stopped by {stop.name}")
         bar.refresh()
 
-    cells = dict(todo)
-    with bar:
-        rows = (
-            _side_by_side(paper, todo, place, jobs, tick)
-            if jobs > 1 and can_spawn()
-            else _in_turn(paper, todo, place, tick)
-        )
-        for step, row in rows:
-            journal.append({"step": step, "cell": cells[step].name, **row})
-            bar.update(task, advance=1, last=cells[step].name)
+    steps = {cell.name: step for step, cell in todo}
+    asked = functools.partial(dict, paper=paper, place=place)
+    tasks = [Task(cell.name, _cell, functools.partial(asked, asked=cell.arguments), cell.after) for _, cell in todo]
+    with bar, contextlib.closing(run(tasks, jobs=jobs, tick=tick)) as ended:
+        for done, row in ended:
+            journal.append({"step": steps[done.name], "cell": done.name, **row})
+            bar.update(task, advance=1, last=done.name)
             tick()
-
-
-def _in_turn(paper: str, todo: Sequence[tuple[int, Cell]], place: Path, tick: Any) -> Iterator[tuple[int, Row]]:
-    """Run one cell after another, on one thread as they all are."""
-    due = time.monotonic()
-
-    def seldom() -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            tick()
-            due = time.monotonic() + POLL
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1, user_api="blas"):  # scipy's library has threads of its own
-            for step, cell in todo:
-                yield step, PAPERS[paper].run(seldom, place, **cell.arguments)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _side_by_side(
-    paper: str, todo: Sequence[tuple[int, Cell]], place: Path, jobs: int, tick: Any
-) -> Iterator[tuple[int, Row]]:
-    """Run cells in processes of their own, which nothing but this one ends, each after the one that it follows."""
-    before = set(multiprocessing.active_children())
-    crew = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (os.getpid(),))
-    left, waiting = dict(todo), dict[Any, int]()
-    # short cells wait at the door; one that sets others free must not find the door full of later ones
-    most = jobs if any(cell.after for cell in left.values()) else 2 * jobs
-
-    def submit(count: int) -> None:
-        open_ = {cell.name for cell in [*left.values(), *(dict(todo)[step] for step in waiting.values())]}
-        ready = [step for step, cell in left.items() if cell.after not in open_]
-        for step in ready[:count]:
-            waiting[crew.submit(_work, paper, place, dict(left.pop(step).arguments))] = step
-
-    try:
-        submit(most)
-        while waiting:
-            ended, _ = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
-            for future in ended:
-                yield waiting.pop(future), future.result()
-            submit(most - len(waiting))
-            tick()
-    except BrokenProcessPool as error:
-        raise RunError(
-            "a worker process was killed, perhaps for want of memory; what was done is kept: resume"
-        ) from error
-    finally:
-        for process in set(multiprocessing.active_children()) - before:
-            process.kill()  # none is under way after a whole run
-        with contextlib.suppress(BrokenProcessPool):
-            crew.shutdown(cancel_futures=True)
 
 
 def _draw(settings: ReplicateSettings, rows: Sequence[Row], out: Path, cells: int) -> None:
@@ -215,18 +151,6 @@ def _verdict(claim: Claim) -> str:
     return f'<li style="border-color:{colour}">{said}</li>'
 
 
-# in a worker
-
-
-def _begin(parent: int) -> None:
-    """Make a process a worker: a terminal's Ctrl-C reaches the parent alone, whose death ends it."""
-    own_group: Any = getattr(os, "setpgrp", lambda: None)
-    own_group()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    threadpool_limits(1, user_api="blas")
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
-
-
-def _work(paper: str, place: Path, arguments: Row) -> Row:
-    return PAPERS[paper].run(lambda: None, place, **arguments)
+def _cell(tick: Tick, *, paper: str, place: Path, asked: Mapping[str, Any]) -> Row:
+    """Run one cell, perhaps in a worker."""
+    return PAPERS[paper].run(tick, place, **asked)
