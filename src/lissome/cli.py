@@ -16,6 +16,7 @@ from rich.markup import escape
 import lissome
 from lissome._errors import Interrupted, LissomeError, UsageError, unknown
 from lissome._files import legal
+from lissome.recipes.bench_settings import BenchSettings
 from lissome.recipes.settings import METHODS, AdaptSettings, SolveSettings, inherited, load, pairs
 
 app = typer.Typer(
@@ -117,7 +118,7 @@ def adapt(
     given = {
         "run": run,
         "targets": [pairs(text) for text in parameter] if parameter else None,
-        "methods": [name for text in method for name in text.split(",")] if method else None,
+        "methods": _split(method),
         "rank": rank,
         **_optimizers(optimizer),
         **_common(steps, seconds, seed, device, dtype, quick),
@@ -126,6 +127,42 @@ def adapt(
     beneath = inherited(run, file)
     asked = load(AdaptSettings, file=file, given=given, changes=changes or [], beneath=beneath)
     _tell(lissome.recipes.adapt(asked, out, resume=resume, jobs=jobs), out, as_json)
+
+
+@pde.command()
+def bench(
+    out: Out = Path("runs/bench"),
+    family: Annotated[list[str] | None, typer.Option(help="Name or file; all that name targets if not given.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="near, middle, far, or such as c=3; may repeat.")] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="Such as svd, svd-only or full; may repeat.")] = None,
+    optimizer: Annotated[list[str] | None, typer.Option(help="Such as adam or gauss-newton; may repeat.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Networks, each with its own seed; 5 if not given.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Of each run, on one thread; 10 if not given.")] = None,
+    operations: Annotated[float | None, typer.Option(help="Of each run; 2e11 if not given.")] = None,
+    merge: Annotated[list[Path] | None, typer.Option(help="results.json of other runs, to stand beside.")] = None,
+    engine: Annotated[str, typer.Option(help="processes, or ray: the cluster of RAY_ADDRESS, or a local one.")] = (
+        "processes"
+    ),
+    settings: SettingsFile = None,
+    changes: Changes = None,
+    jobs: Jobs = None,
+    resume: Resume = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A look in minutes: three families, small networks.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare adapters and optimizers on families of equations, near and far; draw the leaderboard."""
+    given = {"families": _split(family), "adapters": _split(adapter), "optimizers": _split(optimizer)}
+    given |= (
+        {"targets": [name for text in target for name in ([text] if "=" in text else text.split(","))]}
+        if target
+        else {}
+    )
+    given |= {"seeds": seeds, "seconds": seconds, "operations": operations, "quick": quick or None}
+    asked = load(BenchSettings, file=_file(settings, out, resume), given=given, changes=changes or [])
+    rows = lissome.recipes.bench(asked, out, merge=merge or (), engine=engine, resume=resume, jobs=jobs)
+    if as_json:
+        return _print_json(rows)
+    _print(lissome.report.leaderboard(rows), f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
 
 
 @app.command()
@@ -240,8 +277,12 @@ def _common(
     return given
 
 
+def _split(texts: list[str] | None) -> list[str] | None:
+    return [name for text in texts for name in text.split(",")] if texts else None
+
+
 def _optimizers(texts: list[str] | None) -> dict[str, Any]:
-    names = [name for text in texts or [] for name in text.split(",")]
+    names = _split(texts) or []
     return {"optimizers": names} if len(names) > 1 else {"training.optimizer": names[0] if names else None}
 
 

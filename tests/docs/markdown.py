@@ -19,6 +19,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 FENCE = re.compile(r"^```(\S+)[ ]*(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 RUN = ("python", "console")
 SHOWN = ("text", "yaml")  # only shown; a yaml block with a file name is written
+BENCH = ["start=2", "seconds=0.02", "operations=1e6", "network.width=4", "points.interior=16"]  # a moment for each run
 LEFT = ("make", "git", "cd", "pip")  # what a reader types that is no example of ours
 
 
@@ -66,6 +67,8 @@ def small(command: list[str]) -> list[str]:
             words[place + 1] = "1"
     trains = "--help" not in words and (words[:1] == ["demo"] or words[1:2] in (["solve"], ["adapt"]))
     words += ["--quick"] * (trains and "--quick" not in words)
+    if words[1:2] == ["bench"]:
+        words += [part for change in BENCH for part in ("--set", change)] + ["--jobs", "1"]
     return words + ["--jobs", "1"] * (trains and "solve" not in words and "--jobs" not in words)
 
 

@@ -4,6 +4,7 @@ from lissome._door import door
 
 _HOMES = {
     "adapt": "lissome.recipes.adaptation",
+    "bench": "lissome.recipes.benchmark",
     "compare": "lissome.recipes.pages",
     "demo": "lissome.recipes.demonstration",
     "list_families": "lissome.recipes.solution",
@@ -15,4 +16,16 @@ _HOMES = {
     "solve": "lissome.recipes.solution",
 }
 __getattr__, __dir__ = door(__name__, _HOMES)
-__all__ = ["adapt", "compare", "demo", "list_families", "load", "papers", "replicate", "settings", "show", "solve"]
+__all__ = [
+    "adapt",
+    "bench",
+    "compare",
+    "demo",
+    "list_families",
+    "load",
+    "papers",
+    "replicate",
+    "settings",
+    "show",
+    "solve",
+]

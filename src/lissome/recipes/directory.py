@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ OURS = {"settings.yaml", "environment.json", "metrics.jsonl"}
 
 
 @contextlib.contextmanager
-def claimed(out: Path, settings: BaseModel, *, resume: bool = False) -> Iterator[None]:
+def claimed(out: Path, settings: BaseModel, *, resume: bool = False, free: Collection[str] = BUDGET) -> Iterator[None]:
     """Make a directory for a run, with its settings and environment, for what happens inside the `with`.
 
     If that finds that something was asked wrongly before it kept anything, what was made here is removed again, so
@@ -38,7 +38,8 @@ def claimed(out: Path, settings: BaseModel, *, resume: bool = False) -> Iterator
     Args:
         out: the directory.
         settings: complete, as they are to be read again.
-        resume: the directory is there, and was begun with these settings; steps and seconds may be others.
+        resume: the directory is there, and was begun with these settings.
+        free: settings that may be others then; steps and seconds unless told otherwise.
 
     Raises:
         UsageError: it exists and holds something; or it is to be resumed and holds no run, or one of other settings.
@@ -47,7 +48,7 @@ def claimed(out: Path, settings: BaseModel, *, resume: bool = False) -> Iterator
     made, before = list[Path](), dict[Path, bytes]()
     summary, kept = out / "summary.json", out / "settings.yaml"
     if resume:
-        old = _check_same(out, settings)
+        old = _check_same(out, settings, free)
         before = {path: path.read_bytes() for path in (summary, kept) if path.is_file()}
         summary.unlink(missing_ok=True)  # it would speak of other weights than those of the next checkpoint
     else:
@@ -97,9 +98,10 @@ def _make(out: Path) -> list[Path]:
 
 def _undo(out: Path, made: Iterable[Path]) -> None:
     """Remove what a claim wrote, if nothing else is there, and then the directories that are empty."""
-    if {path.name for path in _visible(out)} <= OURS:
-        for name in OURS:
-            (out / name).unlink(missing_ok=True)
+    left = _visible(out)
+    if all(path.name in OURS or (path.is_file() and not path.stat().st_size) for path in left):
+        for path in left:
+            path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty, or not ours to remove
             for place in made:
                 place.rmdir()
@@ -110,30 +112,32 @@ def _visible(out: Path) -> list[Path]:
     return [path for path in out.iterdir() if not (path.name.startswith(".") and path.name.endswith(".part"))]
 
 
-def _check_same(out: Path, settings: BaseModel) -> BaseModel:
-    """Return the settings that a run was begun with, after a check that they are these but for the budget."""
+def _check_same(out: Path, settings: BaseModel, free: Collection[str]) -> BaseModel:
+    """Return the settings that a run was begun with, after a check that they are these but for what is free."""
     kept = out / "settings.yaml"
     if not kept.is_file():
         raise UsageError(f"'{out}' cannot be resumed: it holds no settings.yaml")
     old = load(type(settings), file=kept, given={})
-    found = difference(old.model_dump(), settings.model_dump())
+    found = difference(old.model_dump(), settings.model_dump(), free=free)
     if found:
         raise UsageError(f"'{out}' was started with other settings: {found}; `--resume --out {out}` alone takes them")
     return old
 
 
-def difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
-    """Name the first setting that differs, but for the budget, which a resumed run may change; else nothing.
+def difference(
+    before: Mapping[str, Any], now: Mapping[str, Any], path: str = "", free: Collection[str] = BUDGET
+) -> str:
+    """Name the first setting that differs, but for those that are free, as a resumed run's budget is; else nothing.
 
     >>> difference({"seed": 1, "training": {"rate": 0.1, "steps": 1}}, {"seed": 1, "training": {"rate": 1, "steps": 2}})
     "'training.rate' was 0.1 and is 1 now"
     """
     for key, value in now.items():
         name, old = f"{path}{key}", before.get(key)
-        if name in BUDGET or old == value:
+        if name in free or old == value:
             continue
         if isinstance(value, Mapping) and isinstance(old, Mapping) and value.keys() == old.keys():
-            if found := difference(old, value, f"{name}."):
+            if found := difference(old, value, f"{name}.", free):
                 return found
         else:
             return f"'{name}' was {old!r} and is {value!r} now"

@@ -31,7 +31,7 @@ def solve(settings: SolveSettings, out: str | Path, *, resume: bool = False, pro
         Interrupted: Ctrl-C; a checkpoint is left.
     """
     out = Path(out)
-    settings = settings.model_copy(update={"family": _lasting(settings.family)})
+    settings = settings.model_copy(update={"family": lasting(settings.family)})
     family = member(settings.family, settings.dimension, settings.parameters)
     device = device_of(settings.device)
     problem = problem_of(family, settings, settings.constraint)
@@ -67,7 +67,7 @@ def list_families() -> list[dict[str, Any]]:
     return rows
 
 
-def _lasting(family: str) -> str:
+def lasting(family: str) -> str:
     """Return a family's name, or the whole path of its file, which holds wherever one stands."""
     is_file = family.endswith(".py") or "/" in family or "\\" in family
     return str(Path(family).resolve()) if is_file else family

@@ -1,8 +1,8 @@
 """Tables, figures and the page, made from run directories alone."""
 
 from lissome.report.comparison import compare
-from lissome.report.listing import families, papers
+from lissome.report.listing import families, leaderboard, papers
 from lissome.report.page import page
 from lissome.report.table import terminal, verdicts
 
-__all__ = ["compare", "families", "page", "papers", "terminal", "verdicts"]
+__all__ = ["compare", "families", "leaderboard", "page", "papers", "terminal", "verdicts"]

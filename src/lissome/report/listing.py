@@ -1,14 +1,19 @@
-"""The lists of families and of papers for the terminal."""
+"""The lists of families, of papers and of contestants for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from lissome.report.numerals import quantity
+
 TARGETS = ("near", "middle", "far")
+FIRST = 10  # contestants that are shown
 
 
 def targets(row: Mapping[str, Any]) -> str:
@@ -40,6 +45,29 @@ def papers(rows: Sequence[Mapping[str, Any]]) -> Table:
     """
     told = ((row, f"arXiv {row['arxiv']}; {row['replicate'] or 'not replicated yet'}") for row in rows)
     return _blocks((row["paper"], row["title"], (below,)) for row, below in told)
+
+
+def leaderboard(rows: Sequence[Mapping[str, Any]]) -> Group:
+    """Return the first contestants of a benchmark, a table for each budget.
+
+    Args:
+        rows: as `recipes.bench` returns them.
+    """
+    tables = []
+    for budget in dict.fromkeys(row["budget"] for row in rows):
+        own = [row for row in rows if row["budget"] == budget]
+        table = Table(title=f"the same {budget}", box=box.SIMPLE_HEAD, show_edge=False, title_justify="left")
+        table.add_column("")
+        table.add_column("adapter, optimizer")
+        for head in ("mean rank", "best", "times the best", "trained"):
+            table.add_column(head, justify="right", no_wrap=True)
+        for row in own[:FIRST]:
+            best, trained = f"{row['wins']} of {row['members']}", f"{row['trained_share']:.0%}"
+            told = str(row["place"]), row["contestant"], f"{row['rank']:.1f}", best, quantity(row["factor"]), trained
+            table.add_row(*told)
+        more = len(own) - FIRST
+        tables += [table, Text(f"and {more} more on the page" if more > 0 else "", style="dim")]
+    return Group(*tables)
 
 
 def _blocks(blocks: Iterable[tuple[object, object, Sequence[str]]]) -> Table:

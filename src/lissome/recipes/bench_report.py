@@ -1,0 +1,283 @@
+"""The leaderboard of a benchmark as rows, JSON, Markdown and a page."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lissome._files import write, write_json
+from lissome.recipes.bench_results import Results
+from lissome.recipes.paper import Sheet
+from lissome.recipes.standings import Standing, errors, standings, told_apart, wins
+from lissome.report.document import details, document, figure, gallery, pairs
+from lissome.report.drawing import INK, blank, palette, plain
+from lissome.report.figures import Curve, progress
+from lissome.report.numerals import ABSENT, quantity
+from lissome.report.numerals import seconds as in_seconds
+
+Row = dict[str, Any]
+BEST = 10  # contestants in the table of wins
+BUDGETS = {"seconds": "the same seconds", "operations": "the same operations"}
+NOTES = (
+    "Errors are relative L2 errors on test points, where the budget ended. A row's place is its mean rank over the "
+    "members, the best of a member being 1; an error is the geometric mean over seeds.",
+    "Operations are those of matrix products, by count: the same on every machine, and so is the row of a seed on one "
+    "machine. Seconds are those of one thread, evaluations included.",
+    "Two contestants whose mean ranks differ by less than the critical difference (Nemenyi, 5%) are not told apart.",
+    "Adam and L-BFGS run in float32, what is of second order in float64, as `lissome pde adapt` does; points are new "
+    "in each step of Adam and Gauss-Newton, every 5 of L-BFGS, every 100 of a quasi-Newton method.",
+)
+
+
+def draw(results: Results, out: Path, cells: int) -> list[Row]:
+    """Write results.json, leaderboard.md, figures and index.html; return the leaderboard's rows.
+
+    Args:
+        results: what is known, others' rows among them.
+        out: the directory.
+        cells: how many there are to be of our own.
+    """
+    runs = [row | {"name": contestant(row)} for row in results.rows if row["kind"] == "run"]
+    boards = {budget: [row for row in runs if row["budget"] == budget] for budget in BUDGETS}
+    boards = {budget: rows for budget, rows in boards.items() if rows}
+    board = [each for budget, rows in boards.items() for each in _board(budget, rows)]
+    done = sum(not row.get("made_by") for row in results.rows)
+    write_json(out / "results.json", results.told() | {"cells": cells, "done": done, "leaderboard": board})
+    sheets = {budget: _sheets(budget, rows) for budget, rows in boards.items()}
+    starts = _starts([row for row in results.rows if row["kind"] == "start" and not row.get("made_by")])
+    every = [sheet for each in sheets.values() for sheet in each] + [starts]
+    notes = "".join(f"- {note}\n" for note in NOTES)
+    said = "".join(f"- {_verdict(budget, rows)}\n" for budget, rows in boards.items())
+    text = f"# {_title(runs)}\n\n{said}\n" + "\n".join(sheet.markdown() for sheet in every) + f"\n{notes}"
+    write(out / "leaderboard.md", text)
+    missing = cells - done
+    left = f'<p class="note">{missing} of {cells} cells are not done yet; --resume goes on.</p>' if missing else ""
+    body = [
+        f"<h1>{escape(_title(runs))}</h1>",
+        f'<p class="lead">{_lead(runs, results)}</p>',
+        left,
+        '<ul class="verdicts">',
+        *(f'<li style="border-color:var(--accent)">{escape(_verdict(*each))}</li>' for each in boards.items()),
+        "</ul>",
+    ]
+    for budget, rows in boards.items():
+        body.append(f"<h2>{escape(BUDGETS[budget].capitalize())}</h2>")
+        body.append(gallery([figure(out / "figures", f"ranks-{budget}", _ranks(rows), _caption(budget, rows))]))
+        body += [f"<h3>{escape(sheet.title)}</h3>\n{sheet.html()}" for sheet in sheets[budget]]
+    body += ["<h2>Error against seconds</h2>", gallery(_curves(boards, out / "figures"))]
+    body += [f"<h2>{escape(starts.title)}</h2>\n{starts.html()}", "<h2>How it was made</h2>"]
+    body += [f"<p>{escape(note)}</p>" for note in NOTES]
+    body += [
+        details("Settings", pairs(dict(results.settings)), paper=True),
+        details("Environment", pairs(dict(results.environment)), paper=True),
+        "<footer>Written by Lissome; the same numbers are in results.json and leaderboard.md, curves in cells.jsonl."
+        "</footer>",
+    ]
+    write(out / "index.html", document(_title(runs), "\n".join(part for part in body if part)))
+    return board
+
+
+def contestant(row: Row) -> str:
+    """Return the name of a row's contestant: adapter, optimizer, and who measured it where that is another maker."""
+    return ", ".join(filter(None, [row["adapter"], row["optimizer"], row.get("made_by")]))
+
+
+def _board(budget: str, rows: Sequence[Row]) -> list[Row]:
+    """Return the leaderboard of one budget as plain values."""
+    found = []
+    for place, each in enumerate(standings(rows), start=1):
+        mine = [row for row in rows if row["name"] == each.name]
+        took = [row["seconds"] for row in mine if row["seconds"] is not None]
+        found.append(
+            {
+                "budget": budget,
+                "place": place,
+                "contestant": each.name,
+                "adapter": mine[0]["adapter"],
+                "optimizer": mine[0]["optimizer"],
+                "made_by": mine[0].get("made_by"),
+                "rank": each.rank,
+                "rank_low": each.low,
+                "rank_high": each.high,
+                "wins": each.wins,
+                "within_twice": each.close,
+                "factor": each.factor if math.isfinite(each.factor) else None,
+                "ranks": dict(each.places),
+                "members": each.blocks,
+                "trained_share": statistics.mean(row["trained"] / row["total"] for row in mine),
+                "seconds": statistics.median(took) if took else None,
+                "failed": each.failed,
+            }
+        )
+    return found
+
+
+def _sheets(budget: str, rows: Sequence[Row]) -> list[Sheet]:
+    found, board = standings(rows), _board(budget, rows)
+    seeds = len({row["seed"] for row in rows}) > 1
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    heads = ["place", "adapter, optimizer", "mean rank", "best", "within 2x", "times the best", *targets]
+    failed = any(row["failed"] for row in board)
+    heads += ["trained", "seconds", *(["failed"] if failed else [])]
+    lines = [
+        [
+            str(row["place"]),
+            row["contestant"],
+            f"{row['rank']:.1f}" + (f" ({row['rank_low']:.1f} to {row['rank_high']:.1f})" if seeds else ""),
+            f"{row['wins']} of {row['members']}",
+            str(row["within_twice"]),
+            quantity(row["factor"]),
+            *(f"{row['ranks'][target]:.1f}" if target in row["ranks"] else ABSENT for target in targets),
+            f"{row['trained_share']:.0%}",
+            in_seconds(row["seconds"]),
+            *([str(row["failed"] or "")] if failed else []),
+        ]
+        for row in board
+    ]
+    leaderboard = Sheet(f"Leaderboard, {BUDGETS[budget]}: mean ranks", heads, lines)
+    return [leaderboard, _winning(rows, found[:BEST]), _members(rows, found)]
+
+
+def _winning(rows: Sequence[Row], best: Sequence[Standing]) -> Sheet:
+    """Return how often a line's contestant is below a column's."""
+    names = [each.name for each in best]
+    table = wins(rows, names)
+    lines = [
+        [f"{i + 1}. {name}", *(f"{won} of {both}" if i != j else "" for j, (won, both) in enumerate(table[i]))]
+        for i, name in enumerate(names)
+    ]
+    return Sheet(
+        "Members on which a line is better than a column", ["", *(f"{i + 1}." for i in range(len(names)))], lines
+    )
+
+
+def _members(rows: Sequence[Row], found: Sequence[Standing]) -> Sheet:
+    """Return the error of each adapter by its best optimizer, for each member."""
+    blocks = errors(rows)
+    adapter = {row["name"]: row["adapter"] for row in rows}
+    names = list(dict.fromkeys(adapter[each.name] for each in found))
+    lines = []
+    for (family, target), own in blocks.items():
+        best = {a: min((own[n] for n in own if adapter[n] == a), default=math.inf) for a in names}
+        least = min(best.values())
+        told = [_error(best[a]) + (" *" if best[a] == least else "") for a in names]
+        lines.append([family, target, *told])
+    return Sheet("Errors of each adapter with its best optimizer", ["family", "member", *names], lines)
+
+
+def _starts(rows: Sequence[Row]) -> Sheet:
+    lines = [
+        [family, str(len(own)), _error(_mean([row["error"] for row in own])), in_seconds(_median(own))]
+        for family in dict.fromkeys(row["family"] for row in rows)
+        for own in [[row for row in rows if row["family"] == family]]
+    ]
+    return Sheet("The networks that are adapted", ["family", "seeds", "error", "seconds"], lines)
+
+
+def _median(rows: Sequence[Row]) -> float | None:
+    took = [row["seconds"] for row in rows if row["seconds"] is not None]
+    return statistics.median(took) if took else None
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    return statistics.geometric_mean(value for value in values if value) if all(values) else math.inf
+
+
+def _error(value: float) -> str:
+    return quantity(value if math.isfinite(value) else None)
+
+
+def _title(runs: Sequence[Row]) -> str:
+    families = len({row["family"] for row in runs})
+    contestants = len({row["name"] for row in runs})
+    return (
+        f"{contestants} ways to adapt a network, on {families} {'families' if families != 1 else 'family'} of equations"
+    )
+
+
+def _lead(runs: Sequence[Row], results: Results) -> str:
+    members, seeds = len({(row["family"], row["target"]) for row in runs}), len({row["seed"] for row in runs})
+    budgets = [f"{results.settings['seconds']:g} s on one thread"] if results.settings["seconds"] else []
+    budgets += [f"{results.settings['operations']:.2g} operations"] if results.settings["operations"] else []
+    others = f" Beside them rows of {', '.join(results.origin)}." if results.origin else ""
+    return escape(
+        f"{len(runs)} runs: {members} members, {seeds} {'seeds' if seeds > 1 else 'seed'}, {' or '.join(budgets)} each."
+        f"{others}"
+    )
+
+
+def _verdict(budget: str, rows: Sequence[Row]) -> str:
+    """Say in one sentence who leads, and of whom that cannot be told apart."""
+    found, tested = standings(rows), told_apart(rows)
+    first = found[0]
+    text = f"In {BUDGETS[budget]} {first.name} leads: mean rank {first.rank:.1f} of {len(found)}"
+    text += f", best on {first.wins} of {first.blocks} members"
+    if tested is None:
+        return f"{text}; too few members for a test."
+    level = [each.name for each in found[1:] if each.rank - first.rank <= tested.difference]
+    if not level:
+        return f"{text}; it is told apart from all others (critical difference {tested.difference:.1f})."
+    return f"{text}; {len(level)} others are not told apart from it (critical difference {tested.difference:.1f})."
+
+
+def _caption(budget: str, rows: Sequence[Row]) -> str:
+    tested = told_apart(rows)
+    band = "" if tested is None else (
+        f"; the band is the critical difference, {tested.difference:.1f}, from the best; Friedman's p {tested.p:.1g}"
+    )  # fmt: skip
+    return f"Mean rank in {BUDGETS[budget]}, 1 is the best; lines reach from the least to the greatest over seeds{band}"
+
+
+def _ranks(rows: Sequence[Row]) -> Figure | None:
+    """Draw the mean ranks, one line of the figure for each contestant."""
+    found, tested = standings(rows), told_apart(rows)
+    if not found:
+        return None
+    adapter = {row["name"]: row["adapter"] for row in rows}
+    styles = palette((name, adapter[name]) for name in adapter)
+    drawn, axes = blank(7.4, 0.9 + 0.23 * len(found))
+    if tested is not None:
+        axes.axvspan(found[0].rank, found[0].rank + tested.difference, color=INK, alpha=0.08, linewidth=0)
+    for y, each in enumerate(found):
+        style = styles[each.name]
+        axes.plot([each.low, each.high], [y, y], color=style.colour, linewidth=1.4)
+        axes.plot([each.rank], [y], marker=style.marker, color=style.colour, markersize=6, linestyle="none")
+    axes.set_yticks(range(len(found)), [plain(each.name) for each in found])
+    axes.invert_yaxis()
+    axes.set(xlabel="mean rank")
+    return drawn
+
+
+def _curves(boards: dict[str, list[Row]], folder: Path) -> list[str]:
+    """Draw, for each member, each adapter by its best optimizer: the seed whose error is the median."""
+    rows = next(iter(boards.values()), [])
+    drawn = []
+    for family, target in dict.fromkeys((row["family"], row["target"]) for row in rows):
+        here = [
+            row
+            for row in rows
+            if (row["family"], row["target"]) == (family, target) and row["error"] and row.get("curve")
+        ]
+        own = errors(here).get((family, target), {})
+        adapter = {row["name"]: row["adapter"] for row in here}
+        best = {
+            a: min((n for n in own if adapter[n] == a), key=own.__getitem__) for a in dict.fromkeys(adapter.values())
+        }
+        styles = palette((name, adapter[name]) for name in best.values())
+        curves = []
+        for name in best.values():
+            seeds = sorted((row for row in here if row["name"] == name), key=lambda row: row["error"])
+            curve = seeds[len(seeds) // 2]["curve"]
+            known = [(t, e) for t, e in zip(curve["seconds"], curve["error"], strict=True) if e]
+            curves.append(Curve(name, *np.array(known).T))
+        picture = progress(curves, x="seconds", styles=styles)
+        caption = f"{family}, {target}: each adapter with its best optimizer, the median seed"
+        drawn.append(figure(folder, f"{family}-{target}".replace("=", "-"), picture, caption))
+    return drawn

@@ -1,0 +1,209 @@
+"""A benchmark of transfer between the members of PDE families: every adapter, every optimizer, near, middle and far.
+
+For each family and seed one network solves the first member. Each contestant, an adapter with an optimizer, then
+adapts it to each target twice: for the same seconds, and for the same operations, which no machine changes. What is
+done is kept as a line of `cells.jsonl`; tables, figures and the page are made from it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lissome._errors import Interrupted, RunError, UsageError
+from lissome._files import write
+from lissome._version import __version__
+from lissome.models import MLP
+from lissome.optim.journal import Journal
+from lissome.optim.machine import stoppable
+from lissome.pde.family import Family
+from lissome.pde.registry import families as known_families
+from lissome.pde.registry import load_family
+from lissome.recipes import directory
+from lissome.recipes.bench_report import draw
+from lissome.recipes.bench_results import FORMAT, Results, merged, read
+from lissome.recipes.bench_settings import BenchSettings, member_of
+from lissome.recipes.contest import COUNTED, adapted_by, compete, prepare
+from lissome.recipes.crew import cores
+from lissome.recipes.engine import Task, run
+from lissome.recipes.solution import lasting
+from lissome.recipes.tally import tally
+
+Row = dict[str, Any]
+GROWS = ("families", "targets", "adapters", "optimizers", "seeds")  # a resumed benchmark may have more of them
+STARTS = "starts"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One start, or one contestant on one member under one budget.
+
+    Attributes:
+        name: unique.
+        facts: what its row says of it beside the figures.
+        arguments: of `prepare` or `compete`.
+        after: the name of the start that it follows.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    after: str = ""
+
+
+def bench(
+    settings: BenchSettings,
+    out: str | Path,
+    *,
+    merge: Sequence[str | Path] = (),
+    resume: bool = False,
+    progress: bool = True,
+    jobs: int | None = 1,
+    engine: str = "processes",
+) -> list[Row]:
+    """Run what is left of a benchmark and draw its leaderboard.
+
+    Args:
+        settings: families, targets, adapters, optimizers, seeds, budgets.
+        out: directory, not there yet; with `resume`, cells that are done are kept, and the grid may have grown.
+        merge: `results.json` of other runs under the same budgets: of this version they fill in what is missing here,
+            of another version they stand beside.
+        resume: go on where an earlier call stopped.
+        progress: show a bar.
+        jobs: runs at once, each on one thread; None is one per core.
+        engine: `processes` of this machine, or `ray`, a cluster.
+
+    Returns:
+        One row per budget and contestant, the best first: budget, contestant, mean rank, wins and so on.
+
+    Raises:
+        UsageError: an unknown family, adapter, optimizer or engine, a family without the target that is asked for,
+            results that cannot be merged, a directory that exists or was begun otherwise.
+        Interrupted: Ctrl-C; what was done is kept.
+    """
+    out = Path(out)
+    settings = settings.model_copy(update={"families": [lasting(name) for name in settings.families]})
+    found = cells(settings)
+    others = [read(Path(path), settings) for path in merge]
+    with directory.claimed(out, settings, resume=resume, free=GROWS):
+        journal = Journal(out / "cells.jsonl")
+        journal.start(upto=sys.maxsize)
+        have = {row["cell"] for row in journal.rows if row.get("kind") != "start" or _start(out, row["cell"]).is_file()}
+        todo = [cell for cell in found if cell.name not in have]
+
+        def results() -> Results:
+            rows = {row["cell"]: row for row in journal.rows}
+            mine = [rows[cell.name] for cell in found if cell.name in rows]
+            own = Results(FORMAT, __version__, directory.environment(), settings.model_dump(mode="json"), mine)
+            return merged(own, others)
+
+        try:
+            with stoppable() as stop:
+                _run(todo, out, journal, stop, progress, min(jobs or cores(), len(todo)), engine)
+        except (Interrupted, RunError) as error:
+            draw(results(), out, len(found))
+            said = f"{error}; the cells that were done are kept: `lissome pde bench --resume --out {out}`"
+            raise type(error)(said) from error
+        return draw(results(), out, len(found))
+
+
+def cells(settings: BenchSettings) -> list[Cell]:
+    """Return starts and contestants, seed by seed, after a look at each.
+
+    Raises:
+        UsageError: an unknown family, a target that it does not have, a rank that fits no matrix.
+    """
+    shared = {"network": settings.network.model_dump(), "points": settings.points.model_dump()}
+    _check_adapters(settings)
+    given = {name: load_family(name) for name in settings.families or _all(settings.targets)}
+    names = {kind.name: name for name, kind in given.items()}  # a person's own family is loaded by its file
+    if len(names) < len(given):
+        raise UsageError(f"two of the families {', '.join(given)} have one name; legal is one of each")
+    members = {kind.name: _members(kind, settings.targets) for kind in given.values()}
+    found = []
+    for seed in range(settings.seeds):
+        for family, targets in members.items():
+            own = shared | {"family": names[family], "dimension": None, "seed": seed}
+            start = f"{family}, seed {seed}, start"
+            facts = {"kind": "start", "family": family, "seed": seed}
+            found.append(Cell(start, facts, own | {"steps": settings.start}))
+            for target, member in targets.items():
+                for contestant in _contestants(settings):
+                    facts = {"kind": "run", "family": family, "target": target, "seed": seed, "parameters": member}
+                    label = ", ".join([family, target, f"seed {seed}", *map(str, list(contestant.values())[:3])])
+                    asked = own | {"parameters": member, "rank": settings.rank, **contestant}
+                    found.append(Cell(label, facts | contestant, asked, start))
+    return found
+
+
+def _contestants(settings: BenchSettings) -> list[Row]:
+    budgets = {"seconds": settings.seconds, "operations": settings.operations}
+    return [
+        {"adapter": adapter, "optimizer": optimizer, "budget": budget, "amount": amount}
+        for adapter in settings.adapters
+        for optimizer in settings.optimizers
+        for budget, amount in budgets.items()
+        if amount is not None and (budget == "seconds" or optimizer in COUNTED)
+    ]
+
+
+def _members(kind: type[Family], targets: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return target -> all parameters of the member."""
+    first = kind()
+    if not first.known:
+        raise UsageError(f"family '{kind.name}' has no known solution, so its errors cannot be told; leave it out")
+    return {target: first.at(**member_of(kind.name, kind.targets(), target)).values for target in targets}
+
+
+def _all(targets: Sequence[str]) -> list[str]:
+    """Return the families of which a solution is known and that have all the targets that are asked for by name."""
+    kinds = [load_family(name) for name in known_families()]
+    wanted = {target for target in targets if "=" not in target}
+    return [kind.name for kind in kinds if kind().known and wanted <= set(kind.targets())]
+
+
+def _check_adapters(settings: BenchSettings) -> None:
+    network = settings.network
+    tried = MLP(2, width=network.width, depth=network.depth, activation=network.activation)
+    for adapter in settings.adapters:
+        adapted_by(tried, adapter, settings.rank, 0)
+
+
+def _run(todo: Sequence[Cell], out: Path, journal: Journal, stop: Any, progress: bool, jobs: int, engine: str) -> None:
+    bar = tally(progress)
+    task = bar.add_task("", total=len(todo), last="")
+
+    def tick() -> None:
+        if stop.name:
+            raise Interrupted(f"stopped by {stop.name}")
+        bar.refresh()
+
+    def asked(cell: Cell) -> Row:
+        if cell.facts["kind"] == "start":
+            return dict(cell.arguments)
+        weights = _start(out, cell.after).read_bytes()
+        return {**cell.arguments, "weights": weights or None}
+
+    tasks = [
+        Task(
+            cell.name, prepare if cell.facts["kind"] == "start" else compete, functools.partial(asked, cell), cell.after
+        )
+        for cell in todo
+    ]
+    of = {cell.name: cell for cell in todo}
+    with bar:
+        for done, row in run(tasks, engine=engine, jobs=jobs, tick=tick):
+            if done.call is prepare:
+                write(_start(out, done.name), row.pop("weights") or b"")  # an empty file is a start that failed
+            error = row["error"]
+            journal.append({"step": len(journal.rows), "cell": done.name, **of[done.name].facts, **row})
+            bar.update(task, advance=1, last=f"{done.name}: {'failed' if error is None else f'error {error:.1e}'}")
+            tick()
+
+
+def _start(out: Path, name: str) -> Path:
+    return out / STARTS / f"{name.replace(', ', '-').replace(' ', '')}.safetensors"

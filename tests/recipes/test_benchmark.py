@@ -1,0 +1,204 @@
+"""The benchmark of families: rows that come out the same, cells that are kept, results that are merged or refused."""
+
+import json
+import shutil
+
+import pytest
+
+from lissome._errors import Interrupted, UsageError
+from lissome.optim import fit as whole_fit
+from lissome.recipes import benchmark, contest
+from lissome.recipes.bench_results import FORMAT, Results, merged, read
+from lissome.recipes.bench_settings import BenchSettings
+from lissome.recipes.directory import environment
+
+SMALL = {
+    "families": ["poisson"],
+    "targets": ["near", "far"],
+    "adapters": ["svd", "last"],
+    "optimizers": ["adam", "gauss-newton"],
+    "seeds": 1,
+    "seconds": None,
+    "operations": 2e6,
+    "start": 3,
+    "network": {"width": 6},
+    "points": {"interior": 20, "boundary": 6, "initial": 6},
+}
+
+
+def asked(**more):
+    return BenchSettings(**(SMALL | more))
+
+
+def run(out, **how):
+    settings = asked(**{key: how.pop(key) for key in list(how) if key in BenchSettings.model_fields})
+    return benchmark.bench(settings, out, progress=False, **how)
+
+
+def kept(out):
+    return [json.loads(line) for line in (out / "cells.jsonl").read_text().splitlines()]
+
+
+def figures(rows):
+    """Return what a seed decides: all but the clock."""
+    clocks = ("seconds", "curve", "step")
+    found = {row["cell"]: {key: value for key, value in row.items() if key not in clocks} for row in rows}
+    curves = {row["cell"]: {k: v for k, v in row["curve"].items() if k != "seconds"} for row in rows if "curve" in row}
+    return found, curves
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench") / "out"
+    return out, run(out)
+
+
+def test_every_contestant_meets_every_member_and_the_page_tells(done):
+    out, board = done
+    assert [row["place"] for row in board] == [1, 2, 3, 4]
+    assert {row["contestant"] for row in board} == {f"{a}, {o}" for a in SMALL["adapters"] for o in SMALL["optimizers"]}
+    assert all(row["members"] == 2 and row["failed"] == 0 and row["budget"] == "operations" for row in board)
+    assert len(kept(out)) == 1 + 2 * 4
+    page, text = (out / "index.html").read_text(), (out / "leaderboard.md").read_text()
+    assert board[0]["contestant"] in page
+    assert all(row["contestant"] in text for row in board)
+    assert {path.name for path in (out / "figures").iterdir()} == {
+        "ranks-operations.svg", "poisson-near.svg", "poisson-far.svg"}  # fmt: skip
+    results = json.loads((out / "results.json").read_text())
+    assert (results["format"], results["cells"], results["done"]) == (FORMAT, 9, 9)
+    assert results["leaderboard"] == board
+
+
+def test_the_budget_in_operations_is_kept(done):
+    runs = [row for row in kept(done[0]) if row["kind"] == "run"]
+    assert all(0 < row["operations"] <= 2e6 for row in runs)
+    assert all(row["operations"] > 1e6 for row in runs if row["adapter"] == "last")
+
+
+def test_the_same_seed_gives_the_same_rows(done, tmp_path):
+    run(tmp_path / "again")
+    assert figures(kept(tmp_path / "again")) == figures(kept(done[0]))
+
+
+def test_two_processes_give_the_rows_of_one(done, tmp_path):
+    run(tmp_path / "out", jobs=2)
+    assert figures(kept(tmp_path / "out")) == figures(kept(done[0]))
+
+
+def test_a_budget_in_seconds_is_one_more_board(tmp_path):
+    board = run(tmp_path / "out", seconds=0.05, targets=["near"], adapters=["last"], optimizers=["adam", "arcm"])
+    assert [(row["budget"], row["optimizer"]) for row in board if row["optimizer"] == "arcm"] == [("seconds", "arcm")]
+    assert len(board) == 3  # the operations of arcm are not counted
+    rows = [row for row in kept(tmp_path / "out") if row.get("budget") == "seconds"]
+    assert all(row["seconds"] >= 0.05 for row in rows)
+
+
+def test_a_stopped_benchmark_keeps_its_cells_and_goes_on(done, tmp_path, monkeypatch):
+    calls = []
+
+    def fit(*arguments, **named):
+        if len(calls) == 4:
+            raise Interrupted("stopped by Ctrl-C")
+        calls.append(1)
+        return whole_fit(*arguments, **named)
+
+    monkeypatch.setattr(contest, "fit", fit)
+    with pytest.raises(Interrupted, match="pde bench --resume --out"):
+        run(tmp_path / "out")
+    first = (tmp_path / "out" / "cells.jsonl").read_text()
+    assert len(first.splitlines()) == 4
+    assert "5 of 9 cells are not done yet" in (tmp_path / "out" / "index.html").read_text()
+    monkeypatch.setattr(contest, "fit", whole_fit)
+    run(tmp_path / "out", resume=True)
+    assert (tmp_path / "out" / "cells.jsonl").read_text().startswith(first)
+    assert figures(kept(tmp_path / "out")) == figures(kept(done[0]))
+
+
+def test_a_grid_may_grow_and_what_is_done_is_not_done_again(done, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(done[0], out)
+    board = run(out, resume=True, adapters=["svd", "last", "lora"], targets=["near"])
+    assert len(kept(out)) == 9 + 2
+    assert {row["members"] for row in board} == {1}  # the far ones are kept, and asked for no more
+    with pytest.raises(UsageError, match=r"'operations' was 2000000.0 and is 3000000.0 now"):
+        run(out, resume=True, operations=3e6)
+
+
+def test_a_start_that_fails_fails_its_cells_alone(tmp_path, monkeypatch):
+    def prepare(tick, **arguments):
+        return {"weights": None, "error": None, "seconds": None, "failed": "the loss became NaN"}
+
+    monkeypatch.setattr(benchmark, "prepare", prepare)
+    board = run(tmp_path / "out", targets=["near"], adapters=["last"])
+    assert [row["failed"] for row in board] == [1, 1]
+    assert all(row["factor"] is None and row["wins"] == 0 for row in board)
+
+
+class TestMerging:
+    def test_rows_of_another_version_stand_beside(self, done, tmp_path):
+        theirs = json.loads((done[0] / "results.json").read_text()) | {"lissome": "0.0.9"}
+        (tmp_path / "old.json").write_text(json.dumps(theirs))
+        board = run(tmp_path / "out", merge=[tmp_path / "old.json"], targets=["near"], adapters=["last"])
+        assert sum("0.0.9" in row["contestant"] for row in board) == 4
+        assert len(board) == 6
+        assert "Beside them rows of 0.0.9" in (tmp_path / "out" / "index.html").read_text()
+
+    def test_rows_of_the_same_version_fill_in_what_is_missing(self, done, tmp_path):
+        ours = json.loads((done[0] / "results.json").read_text()) | {"environment": environment()}
+        (tmp_path / "ours.json").write_text(json.dumps(ours))
+        board = run(tmp_path / "out", merge=[tmp_path / "ours.json"], targets=["near"], adapters=["last"])
+        assert {row["contestant"] for row in board} == {row["contestant"] for row in done[1]}
+
+    def test_merging_again_changes_nothing(self, done):
+        own = read(done[0], asked())
+        other = Results(FORMAT, "0.0.9", {}, own.settings, own.rows)
+        once = merged(own, [other])
+        assert merged(once, [other, own]) == once
+        assert len(once.rows) == 2 * len(own.rows)
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            ({"format": 99}, "are of format 99"),
+            ({"rows": None}, "holds no results of `lissome pde bench`"),
+            ({"rows": [{"cell": "x"}]}, "rows without cell, kind, family, seed, error"),
+            ({"settings": SMALL | {"operations": 5.0}}, "measured otherwise, "),
+        ],
+    )
+    def test_what_cannot_be_compared_is_refused_before_anything_is_written(self, done, tmp_path, change, sentence):
+        theirs = json.loads((done[0] / "results.json").read_text()) | change
+        (tmp_path / "old.json").write_text(json.dumps(theirs))
+        with pytest.raises(UsageError, match=sentence):
+            run(tmp_path / "out", merge=[tmp_path / "old.json"])
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"families": ["heet"]}, "unknown family 'heet'"),
+        ({"families": ["heat"], "targets": ["c=3"]}, "parameter of family 'heat': 'c'"),
+        ({"rank": 7, "adapters": ["lora"]}, "rank"),
+    ],
+)
+def test_a_wrong_grid_is_refused_before_anything_is_written(tmp_path, more, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        run(tmp_path / "out", **more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_family_of_ones_own_joins_by_its_file(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from lissome.pde import Box, Family, Parameter\n"
+        "class Own(Family):\n"
+        "    name = 'own'\n"
+        "    parameters = (Parameter('k', 1.0),)\n"
+        "    def domain(self):\n        return Box((0.0,) * 2, (1.0,) * 2)\n"
+        "    def operator(self, u, p):\n        return u.laplacian - self.k * u.value\n"
+        "    def exact(self, p):\n        return self.k * p.x[:, 0] ** 2\n"
+    )
+    one = {"families": [str(tmp_path / "own.py")], "adapters": ["last"], "optimizers": ["adam"]}
+    board = run(tmp_path / "out", targets=["k=2"], **one)
+    assert [row["ranks"] for row in board] == [{"k=2": 1.0}]
+    with pytest.raises(UsageError, match="family 'own' names no near member"):
+        run(tmp_path / "other", targets=["near"], **one)
