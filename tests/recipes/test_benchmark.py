@@ -30,6 +30,21 @@ def asked(**more):
     return BenchSettings(**(SMALL | more))
 
 
+OWN = """
+import math
+from lissome.pde import Box, Family, Parameter
+class Own(Family):
+    name = "own"
+    parameters = (Parameter("k", 1.0),)
+    def domain(self):
+        return Box((0.0,) * 2, (1.0,) * 2)
+    def operator(self, u, p):
+        return u.laplacian - self.k * u.value
+    def exact(self, p):
+        return self.k * p.x[:, 0] ** 2
+"""
+
+
 def run(out, **how):
     settings = asked(**{key: how.pop(key) for key in list(how) if key in BenchSettings.model_fields})
     return benchmark.bench(settings, out, progress=False, **how)
@@ -41,7 +56,7 @@ def kept(out):
 
 def figures(rows):
     """Return what a seed decides: all but the clock."""
-    clocks = ("seconds", "curve", "step")
+    clocks = ("seconds", "curve", "step", "alone", "together", "ratio")
     found = {row["cell"]: {key: value for key, value in row.items() if key not in clocks} for row in rows}
     curves = {row["cell"]: {k: v for k, v in row["curve"].items() if k != "seconds"} for row in rows if "curve" in row}
     return found, curves
@@ -58,14 +73,14 @@ def test_every_contestant_meets_every_member_and_the_page_tells(done):
     assert [row["place"] for row in board] == [1, 2, 3, 4]
     assert {row["contestant"] for row in board} == {f"{a}, {o}" for a in SMALL["adapters"] for o in SMALL["optimizers"]}
     assert all(row["members"] == 2 and row["failed"] == 0 and row["budget"] == "operations" for row in board)
-    assert len(kept(out)) == 1 + 2 * 4
+    assert len(kept(out)) == 1 + 1 + 2 * 4
     page, text = (out / "index.html").read_text(), (out / "leaderboard.md").read_text()
     assert board[0]["contestant"] in page
     assert all(row["contestant"] in text for row in board)
     assert {path.name for path in (out / "figures").iterdir()} == {
         "ranks-operations.svg", "poisson-near.svg", "poisson-far.svg"}  # fmt: skip
     results = json.loads((out / "results.json").read_text())
-    assert (results["format"], results["cells"], results["done"]) == (FORMAT, 9, 9)
+    assert (results["format"], results["cells"], results["done"]) == (FORMAT, 10, 10)
     assert results["leaderboard"] == board
 
 
@@ -83,6 +98,20 @@ def test_the_same_seed_gives_the_same_rows(done, tmp_path):
 def test_two_processes_give_the_rows_of_one(done, tmp_path):
     run(tmp_path / "out", jobs=2)
     assert figures(kept(tmp_path / "out")) == figures(kept(done[0]))
+
+
+def test_the_page_says_how_much_faster_many_members_are_at_once(done):
+    (row,) = [row for row in kept(done[0]) if row["kind"] == "abreast"]
+    assert (row["members"], row["points"], row["failed"]) == (16, 20, None)
+    assert row["ratio"] == pytest.approx(row["alone"] / row["together"])
+    assert f"{row['ratio']:.2f}" in (done[0] / "index.html").read_text()
+
+
+def test_members_that_cannot_be_stacked_say_why(tmp_path):
+    (tmp_path / "own.py").write_text(OWN.replace("self.k * u", "math.sin(self.k) * u"))
+    one = {"families": [str(tmp_path / "own.py")], "targets": ["k=2"], "adapters": ["last"], "optimizers": ["adam"]}
+    run(tmp_path / "out", **one)
+    assert "cannot be: " in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
 def test_a_budget_in_seconds_is_one_more_board(tmp_path):
@@ -106,8 +135,8 @@ def test_a_stopped_benchmark_keeps_its_cells_and_goes_on(done, tmp_path, monkeyp
     with pytest.raises(Interrupted, match="pde bench --resume --out"):
         run(tmp_path / "out")
     first = (tmp_path / "out" / "cells.jsonl").read_text()
-    assert len(first.splitlines()) == 4
-    assert "5 of 9 cells are not done yet" in (tmp_path / "out" / "index.html").read_text()
+    assert len(first.splitlines()) == 5
+    assert "5 of 10 cells are not done yet" in (tmp_path / "out" / "index.html").read_text()
     monkeypatch.setattr(contest, "fit", whole_fit)
     run(tmp_path / "out", resume=True)
     assert (tmp_path / "out" / "cells.jsonl").read_text().startswith(first)
@@ -118,7 +147,7 @@ def test_a_grid_may_grow_and_what_is_done_is_not_done_again(done, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(done[0], out)
     board = run(out, resume=True, adapters=["svd", "last", "lora"], targets=["near"])
-    assert len(kept(out)) == 9 + 2
+    assert len(kept(out)) == 10 + 2
     assert {row["members"] for row in board} == {1}  # the far ones are kept, and asked for no more
     with pytest.raises(UsageError, match=r"'operations' was 2000000.0 and is 3000000.0 now"):
         run(out, resume=True, operations=3e6)
@@ -128,7 +157,7 @@ def test_a_start_that_fails_fails_its_cells_alone(tmp_path, monkeypatch):
     def prepare(tick, **arguments):
         return {"weights": None, "error": None, "seconds": None, "failed": "the loss became NaN"}
 
-    monkeypatch.setattr(benchmark, "prepare", prepare)
+    monkeypatch.setitem(benchmark.CALLS, "start", prepare)
     board = run(tmp_path / "out", targets=["near"], adapters=["last"])
     assert [row["failed"] for row in board] == [1, 1]
     assert all(row["factor"] is None and row["wins"] == 0 for row in board)
@@ -188,15 +217,7 @@ def test_a_wrong_grid_is_refused_before_anything_is_written(tmp_path, more, sent
 
 
 def test_a_family_of_ones_own_joins_by_its_file(tmp_path):
-    (tmp_path / "own.py").write_text(
-        "from lissome.pde import Box, Family, Parameter\n"
-        "class Own(Family):\n"
-        "    name = 'own'\n"
-        "    parameters = (Parameter('k', 1.0),)\n"
-        "    def domain(self):\n        return Box((0.0,) * 2, (1.0,) * 2)\n"
-        "    def operator(self, u, p):\n        return u.laplacian - self.k * u.value\n"
-        "    def exact(self, p):\n        return self.k * p.x[:, 0] ** 2\n"
-    )
+    (tmp_path / "own.py").write_text(OWN)
     one = {"families": [str(tmp_path / "own.py")], "adapters": ["last"], "optimizers": ["adam"]}
     board = run(tmp_path / "out", targets=["k=2"], **one)
     assert [row["ranks"] for row in board] == [{"k=2": 1.0}]

@@ -19,7 +19,7 @@ from lissome.recipes.standings import Standing, errors, standings, told_apart, w
 from lissome.report.document import details, document, figure, gallery, pairs
 from lissome.report.drawing import INK, blank, palette, plain
 from lissome.report.figures import Curve, progress
-from lissome.report.numerals import ABSENT, quantity
+from lissome.report.numerals import ABSENT, count, quantity
 from lissome.report.numerals import seconds as in_seconds
 
 Row = dict[str, Any]
@@ -52,7 +52,8 @@ def draw(results: Results, out: Path, cells: int) -> list[Row]:
     write_json(out / "results.json", results.told() | {"cells": cells, "done": done, "leaderboard": board})
     sheets = {budget: _sheets(budget, rows) for budget, rows in boards.items()}
     starts = _starts([row for row in results.rows if row["kind"] == "start" and not row.get("made_by")])
-    every = [sheet for each in sheets.values() for sheet in each] + [starts]
+    abreast = _abreast([row for row in results.rows if row["kind"] == "abreast" and not row.get("made_by")])
+    every = [sheet for each in sheets.values() for sheet in each] + [starts, abreast]
     notes = "".join(f"- {note}\n" for note in NOTES)
     said = "".join(f"- {_verdict(budget, rows)}\n" for budget, rows in boards.items())
     text = f"# {_title(runs)}\n\n{said}\n" + "\n".join(sheet.markdown() for sheet in every) + f"\n{notes}"
@@ -72,7 +73,8 @@ def draw(results: Results, out: Path, cells: int) -> list[Row]:
         body.append(gallery([figure(out / "figures", f"ranks-{budget}", _ranks(rows), _caption(budget, rows))]))
         body += [f"<h3>{escape(sheet.title)}</h3>\n{sheet.html()}" for sheet in sheets[budget]]
     body += ["<h2>Error against seconds</h2>", gallery(_curves(boards, out / "figures"))]
-    body += [f"<h2>{escape(starts.title)}</h2>\n{starts.html()}", "<h2>How it was made</h2>"]
+    body += [f"<h2>{escape(sheet.title)}</h2>\n{sheet.html()}" for sheet in (starts, abreast)]
+    body.append("<h2>How it was made</h2>")
     body += [f"<p>{escape(note)}</p>" for note in NOTES]
     body += [
         details("Settings", pairs(dict(results.settings)), paper=True),
@@ -179,6 +181,22 @@ def _starts(rows: Sequence[Row]) -> Sheet:
         for own in [[row for row in rows if row["family"] == family]]
     ]
     return Sheet("The networks that are adapted", ["family", "seeds", "error", "seconds"], lines)
+
+
+def _abreast(rows: Sequence[Row]) -> Sheet:
+    """Return how much faster a step of Adam for many members is at once."""
+    heads = ["family", "members", "points of each", "one after another, ms", "at once, ms", "times faster"]
+    lines = [
+        [
+            row["family"],
+            str(row["members"]),
+            count(row["points"]),
+            *(in_seconds(row[key]) for key in ("alone", "together")),
+            f"{row['ratio']:.2f}" if row["ratio"] else f"cannot be: {row['failed']}",
+        ]
+        for row in rows
+    ]
+    return Sheet("Members adapted at once, a step of Adam", heads, lines)
 
 
 def _median(rows: Sequence[Row]) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from lissome.pde.family import Family
 from lissome.pde.registry import families as known_families
 from lissome.pde.registry import load_family
 from lissome.recipes import directory
+from lissome.recipes.abreast import abreast, between
 from lissome.recipes.bench_report import draw
 from lissome.recipes.bench_results import FORMAT, Results, merged, read
 from lissome.recipes.bench_settings import BenchSettings, member_of
@@ -36,6 +37,7 @@ from lissome.recipes.tally import tally
 Row = dict[str, Any]
 GROWS = ("families", "targets", "adapters", "optimizers", "seeds")  # a resumed benchmark may have more of them
 STARTS = "starts"
+CALLS: dict[str, Callable[..., Row]] = {"start": prepare, "run": compete, "abreast": abreast}
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Cell:
     Attributes:
         name: unique.
         facts: what its row says of it beside the figures.
-        arguments: of `prepare` or `compete`.
+        arguments: of the function of its kind, `CALLS`.
         after: the name of the start that it follows.
     """
 
@@ -124,6 +126,7 @@ def cells(settings: BenchSettings) -> list[Cell]:
     if len(names) < len(given):
         raise UsageError(f"two of the families {', '.join(given)} have one name; legal is one of each")
     members = {kind.name: _members(kind, settings.targets) for kind in given.values()}
+    first = {kind.name: kind().values for kind in given.values()}
     found = []
     for seed in range(settings.seeds):
         for family, targets in members.items():
@@ -131,6 +134,10 @@ def cells(settings: BenchSettings) -> list[Cell]:
             start = f"{family}, seed {seed}, start"
             facts = {"kind": "start", "family": family, "seed": seed}
             found.append(Cell(start, facts, own | {"steps": settings.start}))
+            if seed == 0:
+                beside = between(first[family], next(iter(targets.values())))
+                facts = {"kind": "abreast", "family": family, "seed": seed}
+                found.append(Cell(f"{family}, members at once", facts, own | {"members": beside}))
             for target, member in targets.items():
                 for contestant in _contestants(settings):
                     facts = {"kind": "run", "family": family, "target": target, "seed": seed, "parameters": member}
@@ -183,25 +190,21 @@ def _run(todo: Sequence[Cell], out: Path, journal: Journal, stop: Any, progress:
         bar.refresh()
 
     def asked(cell: Cell) -> Row:
-        if cell.facts["kind"] == "start":
+        if cell.facts["kind"] != "run":
             return dict(cell.arguments)
         weights = _start(out, cell.after).read_bytes()
         return {**cell.arguments, "weights": weights or None}
 
-    tasks = [
-        Task(
-            cell.name, prepare if cell.facts["kind"] == "start" else compete, functools.partial(asked, cell), cell.after
-        )
-        for cell in todo
-    ]
+    tasks = [Task(cell.name, CALLS[cell.facts["kind"]], functools.partial(asked, cell), cell.after) for cell in todo]
     of = {cell.name: cell for cell in todo}
     with bar:
         for done, row in run(tasks, engine=engine, jobs=jobs, tick=tick):
-            if done.call is prepare:
+            kind = of[done.name].facts["kind"]
+            if kind == "start":
                 write(_start(out, done.name), row.pop("weights") or b"")  # an empty file is a start that failed
-            error = row["error"]
             journal.append({"step": len(journal.rows), "cell": done.name, **of[done.name].facts, **row})
-            bar.update(task, advance=1, last=f"{done.name}: {'failed' if error is None else f'error {error:.1e}'}")
+            said = "failed" if row["failed"] else f"error {row['error']:.1e}" if kind != "abreast" else "timed"
+            bar.update(task, advance=1, last=f"{done.name}: {said}")
             tick()
 
 
