@@ -1,5 +1,6 @@
 """Tasks here, in worker processes and on Ray: in order, again after a kill, errors as themselves, nothing left."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -15,10 +16,8 @@ import torch
 from lissome._errors import Interrupted, RunError, UsageError
 from lissome.recipes import engine
 from lissome.recipes.engine import Task, run
-from tests.cli.command import wait_for
 
 PLACES = {"here": ("processes", 1), "processes": ("processes", 2), "ray": ("ray", 2)}
-ELSEWHERE = ["processes", "ray"]
 
 
 # tasks
@@ -44,13 +43,27 @@ def killed_once(tick, marker):
     return "again"
 
 
-def killed(tick):
+def killed(tick, when):
+    until(lambda: kept(when))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def endless(tick, marker):
     marker.write_text(str(os.getpid()))
     time.sleep(600)
+
+
+def kept(marker):
+    """Return what a task has left there, nothing if it has not begun."""
+    return marker.read_text() if marker.exists() else ""
+
+
+def until(condition, seconds=300):
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
 
 
 # what is known of them
@@ -66,13 +79,17 @@ def task(name, call, after="", **arguments):
 
 def workers():
     """Return the processes that were started from here, but for those that remember what is to be removed."""
-    found = psutil.Process().children(recursive=True)
-    return {one.pid for one in found if "resource_tracker" not in "".join(one.cmdline())}
+    found = set()
+    for one in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "resource_tracker" not in "".join(one.cmdline()):
+                found.add(one.pid)
+    return found
 
 
 def gone(marker):
     """Say whether the task that left its process there has ended."""
-    return not psutil.pid_exists(int(marker.read_text()))
+    return not psutil.pid_exists(int(kept(marker)))
 
 
 @dataclass
@@ -95,13 +112,9 @@ def ray_here():
     assert not workers() - before
 
 
-@pytest.fixture(scope="module")
-def record(request, tmp_path_factory):
-    """Run a grid whose last task kills its worker each time, beside one that never ends."""
-    place = request.param
-    if place == "ray":
-        request.getfixturevalue("ray_here")
-    out, seen = tmp_path_factory.mktemp(place), Record()
+def grid(place, out):
+    """Run a grid whose last task, but for here, kills its worker each time, beside one that never ends."""
+    seen = Record()
 
     def begins(name, call, after="", **arguments):
         def asked():
@@ -121,23 +134,17 @@ def record(request, tmp_path_factory):
         tasks += [
             begins("killed once", killed_once, "alone", marker=out / "once"),
             begins("endless", endless, "killed once", marker=seen.endless),
-            begins("killed", killed, "killed once"),
+            begins("killed", killed, "killed once", when=seen.endless),
         ]
     name, jobs = PLACES[place]
     before = workers()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "TRIES", 2)
-        try:
-            for done, result in run(tasks, engine=name, jobs=jobs, tick=nothing):
-                seen.results[done.name] = result
-        except RunError as error:
-            seen.error = error
+    try:
+        for done, result in run(tasks, engine=name, jobs=jobs, tick=nothing):
+            seen.results[done.name] = result
+    except RunError as error:
+        seen.error = error
     seen.left = workers() - before
     return seen
-
-
-everywhere = pytest.mark.parametrize("record", PLACES, indirect=True, scope="module")
-elsewhere = pytest.mark.parametrize("record", ELSEWHERE, indirect=True, scope="module")
 
 
 # asked wrongly; before a local Ray is there
@@ -182,56 +189,31 @@ def test_tasks_that_wait_for_one_another_are_told():
 # everywhere
 
 
-@everywhere
-def test_a_task_that_follows_reads_what_the_caller_kept_of_the_one_before(record):
-    assert {name: record.results[name] for name in ("first", "follower", "alone")} == {
-        "first": 1,
-        "follower": 2,
-        "alone": b"bytes",
-    }
-
-
-@everywhere
-def test_earlier_tasks_begin_first_but_for_those_that_wait(record):
-    assert [name for name in record.begun if name in ("first", "threads", "alone")] == ["first", "threads", "alone"]
-    assert record.begun.index("first") < record.begun.index("follower")
-
-
-@everywhere
-def test_each_task_has_one_thread(record):
-    assert record.results["threads"][0] == 1
-
-
-@elsewhere
-def test_each_worker_is_told_of_one_thread(record):
-    assert record.results["threads"] == (1, "1")
-
-
-@elsewhere
-def test_a_task_whose_worker_was_killed_is_run_again(record):
-    assert record.results["killed once"] == "again"
-    assert record.begun.count("killed once") == 1
-
-
-@elsewhere
-def test_a_task_that_kills_each_worker_is_an_error(record):
-    assert str(record.error) == "a worker process was killed, perhaps for want of memory, 2 times in a row at 'killed'"
-
-
-@elsewhere
-def test_an_error_ends_a_task_that_would_not_end(record):
-    wait_for(lambda: gone(record.endless))
-
-
-@pytest.mark.parametrize("record", ["processes"], indirect=True, scope="module")
-def test_an_error_leaves_no_process(record):
-    assert not record.left
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_an_error_of_a_task_arrives_as_itself(request, place):
-    if place == "ray":
+@pytest.fixture(params=PLACES)
+def place(request):
+    if request.param == "ray":
         request.getfixturevalue("ray_here")
+    return request.param
+
+
+def test_a_grid_is_run_in_order_and_after_a_kill_again(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "TRIES", 2)
+    seen = grid(place, tmp_path)
+    assert (seen.results["first"], seen.results["alone"]) == (1, b"bytes")
+    assert seen.results["follower"] == 2, "it reads what the caller kept of the first"
+    assert [name for name in seen.begun if name in ("first", "threads", "alone")] == ["first", "threads", "alone"]
+    assert seen.begun.index("first") < seen.begun.index("follower")
+    assert seen.results["threads"][0] == 1
+    if place == "here":
+        return
+    assert seen.results["threads"][1] == "1", "a worker is told before it loads a library"
+    assert seen.results["killed once"] == "again"
+    assert str(seen.error) == "a worker process was killed, perhaps for want of memory, 2 times in a row at 'killed'"
+    until(lambda: gone(seen.endless))
+    assert place == "ray" or not seen.left
+
+
+def test_an_error_of_a_task_arrives_as_itself(place):
     name, jobs = PLACES[place]
     with pytest.raises(UsageError, match="^asked wrongly$") as error:
         list(run([task("a", wrong), task("b", echo, "a", said=1)], engine=name, jobs=jobs, tick=nothing))
@@ -267,9 +249,9 @@ def test_a_run_that_is_closed_early_leaves_no_task(ray_here, tmp_path):
     tasks = [task("a", echo, said=1), task("b", endless, marker=tmp_path / "b")]
     running = run(tasks, engine="ray", tick=nothing)
     assert next(running)[1] == 1
-    wait_for((tmp_path / "b").exists)
+    until(lambda: kept(tmp_path / "b"))
     running.close()
-    wait_for(lambda: gone(tmp_path / "b"))
+    until(lambda: gone(tmp_path / "b"))
 
 
 def test_the_caller_has_its_threads_back():
