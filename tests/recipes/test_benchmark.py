@@ -2,15 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from lissome._errors import Interrupted, UsageError
+from lissome._errors import Interrupted, RunError, UsageError
 from lissome.optim import fit as whole_fit
-from lissome.recipes import benchmark, contest
-from lissome.recipes.bench_results import FORMAT, Results, merged, read
+from lissome.recipes import benchmark, contest, directory
+from lissome.recipes.bench_results import FORMAT, Results, made_by, merged, read
 from lissome.recipes.bench_settings import BenchSettings
-from lissome.recipes.directory import environment
 
 SMALL = {
     "families": ["poisson"],
@@ -147,8 +147,9 @@ def test_a_grid_may_grow_and_what_is_done_is_not_done_again(done, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(done[0], out)
     board = run(out, resume=True, adapters=["svd", "last", "lora"], targets=["near"])
-    assert len(kept(out)) == 10 + 2
-    assert {row["members"] for row in board} == {1}  # the far ones are kept, and asked for no more
+    assert len(kept(out)) == 10 + 2 * 2  # the far members are asked for still
+    assert {row["members"] for row in board} == {2}
+    assert len(board) == 6
     with pytest.raises(UsageError, match=r"'operations' was 2000000.0 and is 3000000.0 now"):
         run(out, resume=True, operations=3e6)
 
@@ -163,24 +164,70 @@ def test_a_start_that_fails_fails_its_cells_alone(tmp_path, monkeypatch):
     assert all(row["factor"] is None and row["wins"] == 0 for row in board)
 
 
+@pytest.mark.parametrize("content", [b"", b"no safetensors"])
+def test_a_damaged_start_is_said_and_can_be_made_again(done, tmp_path, content):
+    out = tmp_path / "out"
+    shutil.copytree(done[0], out)
+    (start,) = (out / "starts").iterdir()
+    start.write_bytes(content)
+    with pytest.raises(RunError, match="remove its file in starts/, and resume; the cells that were done are kept"):
+        run(out, resume=True, adapters=["svd", "last", "lora"])
+    start.unlink()
+    run(out, resume=True)
+    assert figures(kept(out))[0].items() >= figures(kept(done[0]))[0].items()
+
+
+def test_nothing_to_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="^nothing is left to run: seconds is null, and operations are counted for"):
+        run(tmp_path / "out", optimizers=["arcm"])
+
+
 class TestMerging:
     def test_rows_of_another_version_stand_beside(self, done, tmp_path):
-        theirs = json.loads((done[0] / "results.json").read_text()) | {"lissome": "0.0.9"}
+        theirs = json.loads((done[0] / "results.json").read_text())
+        theirs["rows"] = [row | {"by": "0.0.9"} for row in theirs["rows"]]
         (tmp_path / "old.json").write_text(json.dumps(theirs))
         board = run(tmp_path / "out", merge=[tmp_path / "old.json"], targets=["near"], adapters=["last"])
         assert sum("0.0.9" in row["contestant"] for row in board) == 4
         assert len(board) == 6
         assert "Beside them rows of 0.0.9" in (tmp_path / "out" / "index.html").read_text()
 
-    def test_rows_of_the_same_version_fill_in_what_is_missing(self, done, tmp_path):
-        ours = json.loads((done[0] / "results.json").read_text()) | {"environment": environment()}
+    def test_rows_of_the_same_version_fill_in_what_is_missing(self, done, tmp_path, monkeypatch):
+        same = {"commit": "abc", "processor": "Z80"}
+        monkeypatch.setattr(directory, "environment", lambda: same)
+        ours = json.loads((done[0] / "results.json").read_text()) | {"environment": same}
+        ours["rows"] = [row | {"by": made_by(ours["lissome"], same)} for row in ours["rows"]]
         (tmp_path / "ours.json").write_text(json.dumps(ours))
         board = run(tmp_path / "out", merge=[tmp_path / "ours.json"], targets=["near"], adapters=["last"])
         assert {row["contestant"] for row in board} == {row["contestant"] for row in done[1]}
 
-    def test_merging_again_changes_nothing(self, done):
+    @pytest.mark.parametrize("key", ["family", "seed", "error", "target", "adapter", "optimizer", "budget", "seconds"])
+    def test_a_row_without_what_the_board_needs_is_refused(self, done, tmp_path, key):
+        theirs = json.loads((done[0] / "results.json").read_text())
+        theirs["rows"][-1].pop(key)
+        (tmp_path / "old.json").write_text(json.dumps(theirs))
+        with pytest.raises(UsageError, match=f"'rows.9.run.{key}': field required"):
+            read(tmp_path / "old.json", asked())
+
+    def test_rows_of_another_machine_or_of_a_changed_tree_stand_beside(self, done):
         own = read(done[0], asked())
-        other = Results(FORMAT, "0.0.9", {}, own.settings, own.rows)
+        for environment in ({"processor": "Z80"}, {"commit": "abc-dirty"}):
+            rows = [row | {"by": made_by("1", environment)} for row in own.rows]
+            mine = Results(FORMAT, "1", {"commit": "abc-dirty"}, own.settings, rows[:1])
+            assert len(merged(mine, [Results(FORMAT, "1", environment, own.settings, rows)]).rows) == 1 + len(rows)
+
+    def test_own_cells_alone_count_as_done(self, done, tmp_path):
+        ours = json.loads((done[0] / "results.json").read_text())
+        (tmp_path / "ours.json").write_text(json.dumps(ours))
+        run(tmp_path / "out", merge=[tmp_path / "ours.json"], targets=["near"], adapters=["last"])
+        told = json.loads((tmp_path / "out" / "results.json").read_text())
+        assert (told["cells"], told["done"]) == (4, 4)
+        assert "not done yet" not in (tmp_path / "out" / "index.html").read_text()
+
+    def test_merging_again_changes_nothing(self, done):
+        own = replace(read(done[0], asked()), lissome="1", environment={})
+        own = replace(own, rows=[row | {"by": "1"} for row in own.rows])
+        other = replace(own, lissome="0.0.9", rows=[row | {"by": "0.0.9"} for row in own.rows])
         once = merged(own, [other])
         assert merged(once, [other, own]) == once
         assert len(once.rows) == 2 * len(own.rows)
@@ -189,8 +236,11 @@ class TestMerging:
         ("change", "sentence"),
         [
             ({"format": 99}, "are of format 99"),
-            ({"rows": None}, "holds no results of `lissome pde bench`"),
-            ({"rows": [{"cell": "x"}]}, "rows without cell, kind, family, seed, error"),
+            ({"rows": None}, "'rows': input should be a valid list"),
+            ({"rows": [{"cell": "x"}]}, "edited, or cut short: 'rows.0': unable"),
+            ({"environment": [1]}, "'environment': input should be a valid dictionary"),
+            ({"settings": [1]}, "'settings': input should be a valid dictionary"),
+            ({"origin": 3}, "'origin': input should be a valid list"),
             ({"settings": SMALL | {"operations": 5.0}}, "measured otherwise, "),
         ],
     )

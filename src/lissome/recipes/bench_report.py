@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from html import escape
@@ -24,31 +25,35 @@ from lissome.report.numerals import seconds as in_seconds
 
 Row = dict[str, Any]
 BEST = 10  # contestants in the table of wins
+NAMED = 3  # in the sentence, of those that are level with the first
 BUDGETS = {"seconds": "the same seconds", "operations": "the same operations"}
 NOTES = (
     "Errors are relative L2 errors on test points, where the budget ended. A row's place is its mean rank over the "
     "members, the best of a member being 1; an error is the geometric mean over seeds.",
     "Operations are those of matrix products, by count: the same on every machine, and so is the row of a seed on one "
-    "machine. Seconds are those of one thread, evaluations included.",
-    "Two contestants whose mean ranks differ by less than the critical difference (Nemenyi, 5%) are not told apart.",
+    "machine. Seconds are of one thread, evaluations included.",
+    "Two contestants whose mean ranks differ by less than the critical difference (Nemenyi, 5%) are not told apart; "
+    "the test takes each member as a case of its own, also those of one family.",
+    "A run in seconds ends with the step during which its time is over: the column says how long it took. Seconds are "
+    "those of the clock, so they want a quiet machine and one job; operations do not mind.",
     "Adam and L-BFGS run in float32, what is of second order in float64, as `lissome pde adapt` does; points are new "
     "in each step of Adam and Gauss-Newton, every 5 of L-BFGS, every 100 of a quasi-Newton method.",
 )
 
 
-def draw(results: Results, out: Path, cells: int) -> list[Row]:
+def draw(results: Results, out: Path, cells: int, done: int) -> list[Row]:
     """Write results.json, leaderboard.md, figures and index.html; return the leaderboard's rows.
 
     Args:
         results: what is known, others' rows among them.
         out: the directory.
         cells: how many there are to be of our own.
+        done: how many of these there are.
     """
     runs = [row | {"name": contestant(row)} for row in results.rows if row["kind"] == "run"]
     boards = {budget: [row for row in runs if row["budget"] == budget] for budget in BUDGETS}
     boards = {budget: rows for budget, rows in boards.items() if rows}
     board = [each for budget, rows in boards.items() for each in _board(budget, rows)]
-    done = sum(not row.get("made_by") for row in results.rows)
     write_json(out / "results.json", results.told() | {"cells": cells, "done": done, "leaderboard": board})
     sheets = {budget: _sheets(budget, rows) for budget, rows in boards.items()}
     starts = _starts([row for row in results.rows if row["kind"] == "start" and not row.get("made_by")])
@@ -84,6 +89,15 @@ def draw(results: Results, out: Path, cells: int) -> list[Row]:
     ]
     write(out / "index.html", document(_title(runs), "\n".join(part for part in body if part)))
     return board
+
+
+def slug(name: str) -> str:
+    """Return a name as part of a file's name.
+
+    >>> slug("heat, seed 0, start"), slug("../a b, c=3")
+    ('heat-seed-0-start', 'a-b-c=3')
+    """
+    return re.sub(r"[^\w=+.]+", "-", name.replace("..", "")).strip("-.")
 
 
 def contestant(row: Row) -> str:
@@ -134,7 +148,7 @@ def _sheets(budget: str, rows: Sequence[Row]) -> list[Sheet]:
             row["contestant"],
             f"{row['rank']:.1f}" + (f" ({row['rank_low']:.1f} to {row['rank_high']:.1f})" if seeds else ""),
             f"{row['wins']} of {row['members']}",
-            str(row["within_twice"]),
+            f"{row['within_twice']} of {row['members']}",
             quantity(row["factor"]),
             *(f"{row['ranks'][target]:.1f}" if target in row["ranks"] else ABSENT for target in targets),
             f"{row['trained_share']:.0%}",
@@ -167,9 +181,14 @@ def _members(rows: Sequence[Row], found: Sequence[Standing]) -> Sheet:
     names = list(dict.fromkeys(adapter[each.name] for each in found))
     lines = []
     for (family, target), own in blocks.items():
-        best = {a: min((own[n] for n in own if adapter[n] == a), default=math.inf) for a in names}
-        least = min(best.values())
-        told = [_error(best[a]) + (" *" if best[a] == least else "") for a in names]
+        best = {a: min((n for n in own if adapter[n] == a), key=own.__getitem__, default="") for a in names}
+        least = min(own.values())
+        told = [
+            f"{_error(own[n])} {n.partition(', ')[2]}{' *' if own[n] == least else ''}"
+            if own.get(n, math.inf) < math.inf
+            else ABSENT
+            for n in best.values()
+        ]
         lines.append([family, target, *told])
     return Sheet("Errors of each adapter with its best optimizer", ["family", "member", *names], lines)
 
@@ -238,11 +257,12 @@ def _verdict(budget: str, rows: Sequence[Row]) -> str:
     text = f"In {BUDGETS[budget]} {first.name} leads: mean rank {first.rank:.1f} of {len(found)}"
     text += f", best on {first.wins} of {first.blocks} members"
     if tested is None:
-        return f"{text}; too few members for a test."
+        return f"{text}; a test needs three contestants, and two members that all of them have met."
     level = [each.name for each in found[1:] if each.rank - first.rank <= tested.difference]
     if not level:
         return f"{text}; it is told apart from all others (critical difference {tested.difference:.1f})."
-    return f"{text}; {len(level)} others are not told apart from it (critical difference {tested.difference:.1f})."
+    named = " / ".join(level[:NAMED]) + (f" and {len(level) - NAMED} more" if len(level) > NAMED else "")
+    return f"{text}; not told apart from it: {named} (critical difference {tested.difference:.1f})."
 
 
 def _caption(budget: str, rows: Sequence[Row]) -> str:
@@ -297,5 +317,5 @@ def _curves(boards: dict[str, list[Row]], folder: Path) -> list[str]:
             curves.append(Curve(name, *np.array(known).T))
         picture = progress(curves, x="seconds", styles=styles)
         caption = f"{family}, {target}: each adapter with its best optimizer, the median seed"
-        drawn.append(figure(folder, f"{family}-{target}".replace("=", "-"), picture, caption))
+        drawn.append(figure(folder, slug(f"{family}-{target}").replace("=", "-"), picture, caption))
     return drawn

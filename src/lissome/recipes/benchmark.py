@@ -7,6 +7,7 @@ done is kept as a line of `cells.jsonl`; tables, figures and the page are made f
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +26,13 @@ from lissome.pde.registry import families as known_families
 from lissome.pde.registry import load_family
 from lissome.recipes import directory
 from lissome.recipes.abreast import abreast, between
-from lissome.recipes.bench_report import draw
-from lissome.recipes.bench_results import FORMAT, Results, merged, read
+from lissome.recipes.bench_report import draw, slug
+from lissome.recipes.bench_results import FORMAT, Results, made_by, merged, read
 from lissome.recipes.bench_settings import BenchSettings, member_of
 from lissome.recipes.contest import COUNTED, adapted_by, compete, prepare
 from lissome.recipes.crew import cores
 from lissome.recipes.engine import Task, run
+from lissome.recipes.settings import load
 from lissome.recipes.solution import lasting
 from lissome.recipes.tally import tally
 
@@ -72,9 +74,9 @@ def bench(
     Args:
         settings: families, targets, adapters, optimizers, seeds, budgets.
         out: directory, not there yet; with `resume`, cells that are done are kept, and the grid may have grown.
-        merge: `results.json` of other runs under the same budgets: of this version they fill in what is missing here,
-            of another version they stand beside.
-        resume: go on where an earlier call stopped.
+        merge: `results.json` of other runs under the same budgets: of this version and processor they fill in what is
+            missing here, others stand beside.
+        resume: go on where an earlier call stopped; what was asked for before is asked for still.
         progress: show a bar.
         jobs: runs at once, each on one thread; None is one per core.
         engine: `processes` of this machine, or `ray`, a cluster.
@@ -89,28 +91,31 @@ def bench(
     """
     out = Path(out)
     settings = settings.model_copy(update={"families": [lasting(name) for name in settings.families]})
-    found = cells(settings)
+    settings = _grown(settings, out) if resume and directory.holds(out) else settings
+    found, environment = cells(settings), directory.environment()
     others = [read(Path(path), settings) for path in merge]
     with directory.claimed(out, settings, resume=resume, free=GROWS):
         journal = Journal(out / "cells.jsonl")
         journal.start(upto=sys.maxsize)
-        have = {row["cell"] for row in journal.rows if row.get("kind") != "start" or _start(out, row["cell"]).is_file()}
+        have = {row["cell"] for row in journal.rows if row["kind"] != "start" or _kept(out, row)}
         todo = [cell for cell in found if cell.name not in have]
 
-        def results() -> Results:
+        def drawn() -> list[Row]:
             rows = {row["cell"]: row for row in journal.rows}
             mine = [rows[cell.name] for cell in found if cell.name in rows]
-            own = Results(FORMAT, __version__, directory.environment(), settings.model_dump(mode="json"), mine)
-            return merged(own, others)
+            own = Results(FORMAT, __version__, environment, settings.model_dump(mode="json"), mine)
+            return draw(merged(own, others), out, len(found), len(mine))
 
         try:
             with stoppable() as stop:
-                _run(todo, out, journal, stop, progress, min(jobs or cores(), len(todo)), engine)
+                maker = made_by(__version__, environment)
+                _run(todo, out, journal, maker, stop, progress, min(jobs or cores(), len(todo)), engine)
         except (Interrupted, RunError) as error:
-            draw(results(), out, len(found))
-            said = f"{error}; the cells that were done are kept: `lissome pde bench --resume --out {out}`"
-            raise type(error)(said) from error
-        return draw(results(), out, len(found))
+            drawn()
+            said = "stopped" if isinstance(error, Interrupted) else str(error)
+            again = f"the cells that were done are kept: `lissome pde bench --resume --out {out}`"
+            raise type(error)(f"{said}; {again}") from error
+        return drawn()
 
 
 def cells(settings: BenchSettings) -> list[Cell]:
@@ -147,15 +152,30 @@ def cells(settings: BenchSettings) -> list[Cell]:
     return found
 
 
+def _grown(settings: BenchSettings, out: Path) -> BenchSettings:
+    """Return settings with all that an earlier call has asked for."""
+    old = load(BenchSettings, file=out / "settings.yaml", given={})
+    lists = {key: [*getattr(old, key), *getattr(settings, key)] for key in GROWS if key != "seeds"}
+    whole = {key: list(dict.fromkeys(each)) for key, each in lists.items()}
+    if not old.families:
+        whole["families"] = []  # all of them
+    return settings.model_copy(update=whole | {"seeds": max(old.seeds, settings.seeds)})
+
+
 def _contestants(settings: BenchSettings) -> list[Row]:
     budgets = {"seconds": settings.seconds, "operations": settings.operations}
-    return [
+    found = [
         {"adapter": adapter, "optimizer": optimizer, "budget": budget, "amount": amount}
         for adapter in settings.adapters
         for optimizer in settings.optimizers
         for budget, amount in budgets.items()
         if amount is not None and (budget == "seconds" or optimizer in COUNTED)
     ]
+    if not found:
+        raise UsageError(
+            f"nothing is left to run: seconds is null, and operations are counted for {', '.join(COUNTED)} alone"
+        )
+    return found
 
 
 def _members(kind: type[Family], targets: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -180,7 +200,16 @@ def _check_adapters(settings: BenchSettings) -> None:
         adapted_by(tried, adapter, settings.rank, 0)
 
 
-def _run(todo: Sequence[Cell], out: Path, journal: Journal, stop: Any, progress: bool, jobs: int, engine: str) -> None:
+def _run(
+    todo: Sequence[Cell],
+    out: Path,
+    journal: Journal,
+    maker: str,
+    stop: Any,
+    progress: bool,
+    jobs: int,
+    engine: str,
+) -> None:
     bar = tally(progress)
     task = bar.add_task("", total=len(todo), last="")
 
@@ -192,21 +221,27 @@ def _run(todo: Sequence[Cell], out: Path, journal: Journal, stop: Any, progress:
     def asked(cell: Cell) -> Row:
         if cell.facts["kind"] != "run":
             return dict(cell.arguments)
-        weights = _start(out, cell.after).read_bytes()
-        return {**cell.arguments, "weights": weights or None}
+        place = _start(out, cell.after)
+        return {**cell.arguments, "weights": place.read_bytes() if place.is_file() else None}
 
     tasks = [Task(cell.name, CALLS[cell.facts["kind"]], functools.partial(asked, cell), cell.after) for cell in todo]
     of = {cell.name: cell for cell in todo}
-    with bar:
-        for done, row in run(tasks, engine=engine, jobs=jobs, tick=tick):
-            kind = of[done.name].facts["kind"]
-            if kind == "start":
-                write(_start(out, done.name), row.pop("weights") or b"")  # an empty file is a start that failed
-            journal.append({"step": len(journal.rows), "cell": done.name, **of[done.name].facts, **row})
+    with bar, contextlib.closing(run(tasks, engine=engine, jobs=jobs, tick=tick)) as ended:
+        for done, row in ended:
+            kind, weights = of[done.name].facts["kind"], row.pop("weights", None)
+            if weights is not None:
+                write(_start(out, done.name), weights)
+            facts = {**of[done.name].facts, "by": maker}
+            journal.append({"step": len(journal.rows), "cell": done.name, **facts, **row})
             said = "failed" if row["failed"] else f"error {row['error']:.1e}" if kind != "abreast" else "timed"
             bar.update(task, advance=1, last=f"{done.name}: {said}")
             tick()
 
 
 def _start(out: Path, name: str) -> Path:
-    return out / STARTS / f"{name.replace(', ', '-').replace(' ', '')}.safetensors"
+    return out / STARTS / f"{slug(name)}.safetensors"
+
+
+def _kept(out: Path, row: Row) -> bool:
+    """Say whether a start need not be made again: its weights are there, or it failed, as it would again."""
+    return bool(row["failed"]) or _start(out, row["cell"]).is_file()

@@ -97,7 +97,7 @@ def compete(
     problem = problem_of(member(family, dimension, parameters), settings, CONSTRAINT)
     net = build(problem, NetworkSettings(**network), seed).to(DTYPES[settings.dtype])
     if weights is not None:
-        net.load_state_dict(_read(weights))
+        _put(net, weights)
     adapted = adapted_by(net, adapter, rank, seed)
     model = problem.wrap(adapted)
     objective = Counted(problem, model, optimizer) if optimizer in COUNTED else problem
@@ -170,12 +170,12 @@ def _fit(
     )
 
 
-def _read(weights: bytes) -> dict[str, torch.Tensor]:
+def _put(network: nn.Module, weights: bytes) -> None:
     try:
-        return read_tensors(weights)
-    except SafetensorError as error:
+        network.load_state_dict(read_tensors(weights))
+    except (SafetensorError, RuntimeError) as error:
         raise RunError(
-            f"the weights of a start are damaged ({error}); remove its file below starts/, then resume"
+            f"the weights of a start are damaged ({str(error).splitlines()[0]}): remove its file in starts/, and resume"
         ) from error
 
 
