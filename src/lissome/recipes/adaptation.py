@@ -21,6 +21,7 @@ from lissome.recipes.crew import cores, side_by_side
 from lissome.recipes.following import follow
 from lissome.recipes.settings import AdaptSettings
 from lissome.recipes.tally import tally
+from lissome.recipes.together import note, train_together
 from lissome.recipes.training import device_of
 from lissome.report.read import read_json
 
@@ -40,7 +41,8 @@ def adapt(
     The method `auto` is the one that a short trial finds best for the target, see `choice`; `choices.json` keeps why.
     With several jobs, cells are trained in processes of their own. These read the calling program again, so a script
     calls this below `if __name__ == "__main__":`; where no process can be started, one after another is done here.
-    Each cell has its own seed: the order in which cells are done changes nothing.
+    Each cell has its own seed: the order in which cells are done changes nothing. Cells that differ in the target alone
+    are trained at once, in this process, where a short trial finds that faster, see `together`.
 
     Args:
         settings: the solved or adapted run, targets, methods, and how to train; the run's path is kept in full.
@@ -64,9 +66,10 @@ def adapt(
     with directory.claimed(out, settings, resume=resume):
         try:
             found, told = choose(found, settings, out, progress=progress)
-            todo = [cell for cell in found if not cell.finished(out)]
             if jobs is None:
                 jobs = cores() if device.type == "cpu" else 1
+            train_together(found, out, jobs=jobs, progress=progress)
+            todo = [cell for cell in found if not cell.finished(out)]
             jobs = min(jobs, len(todo))
             if not (jobs > 1 and _several(todo, out, jobs, progress)):
                 for cell in todo:
@@ -109,6 +112,7 @@ def _compare(found: Sequence[Cell], out: Path, told: Mapping[str, str]) -> None:
 
     The summaries of cells that `auto` chose say why.
     """
+    note(found, out)
     for name, why in told.items():
         if summary := read_json(out / name / "summary.json"):
             write_json(out / name / "summary.json", summary | {"choice": why})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,15 +15,26 @@ from torch import Tensor, nn
 from lissome._errors import RunError, UsageError
 from lissome.adapt import METHODS, Adapted, large, singular_values
 from lissome.adapt import adapt as adapter
+from lissome.optim import Result
 from lissome.optim.journal import read as read_rows
 from lissome.optim.optimizers import build
-from lissome.pde import Family
+from lissome.pde import Family, Problem
 from lissome.recipes import directory
 from lissome.recipes.archive import ADAPTER, Solution, load_solution
 from lissome.recipes.settings import AdaptSettings, GroupSettings, PhaseSettings, TrainingSettings, validate
 from lissome.recipes.training import DTYPES, device_of, finish, methods, phases, problem_of, run, told
 
 FAILED_SHOWS = ("steps", "seconds", "loss", "fresh")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A cell's problem, the adapted network, that under its constraint, and its singular values before any step."""
+
+    problem: Problem
+    adapted: Adapted
+    model: nn.Module
+    before: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,24 +87,45 @@ class Cell:
         Training that fails is a summary too: `failed` says why, and the error is null.
         """
         place, own = out / self.name, self.settings
+        begun = self.begin()
+        trained = {name: p for name, p in begun.model.named_parameters() if p.requires_grad}
+        resume = directory.holds(place)
+        how: dict[str, Any] = {"resume": resume, "progress": progress, "on_step": on_step}
+        try:
+            with directory.claimed(place, own, resume=resume):
+                result = run(begun.model, begun.problem, trained, own, place, **how)
+        except RunError as error:
+            return self._fail(place, error, self._facts(begun) | {"trained": begun.adapted.count()})
+        return self.end(out, begun, result)
+
+    def begin(self) -> Begun:
+        """Return what is trained, as it stands before any step."""
+        own = self.settings
         problem = problem_of(self.target, own, self.base.constraint)
         adapted = self.adapted()
         model = problem.wrap(adapted).to(device=device_of(own.device), dtype=DTYPES[own.dtype])
-        before = _spectra(adapted)
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        facts = {"kind": "adapt", "method": self.method, "total": adapted.total(), "from": own.run}
-        facts |= {"label": self.label, "optimizer": own.optimizers[0]} if own.optimizers else {}
-        resume = directory.holds(place)
-        try:
-            with directory.claimed(place, own, resume=resume):
-                result = run(model, problem, trained, own, place, resume=resume, progress=progress, on_step=on_step)
-        except RunError as error:
-            return self._fail(place, error, facts | {"trained": adapted.count()})
-        adapted.save(place / ADAPTER)
-        after = _spectra(adapted)
-        curves = {f"singular/{path}/before": value for path, value in before.items()}
+        return Begun(problem, adapted, model, _spectra(adapted))
+
+    def end(self, out: Path, begun: Begun, result: Result, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Write what a run directory has beside settings, environment and rows; return its summary.
+
+        Args:
+            out: directory of the comparison.
+            begun: of `begin`, trained.
+            result: what came of it.
+            more: what else the summary says.
+        """
+        place, after = out / self.name, _spectra(begun.adapted)
+        begun.adapted.save(place / ADAPTER)
+        curves = {f"singular/{path}/before": value for path, value in begun.before.items()}
         curves |= {f"singular/{path}/after": value for path, value in after.items()}
-        return finish(place, problem, model, result, own, facts, curves)
+        facts = self._facts(begun) | dict(more or {})
+        return finish(place, begun.problem, begun.model, result, self.settings, facts, curves)
+
+    def _facts(self, begun: Begun) -> dict[str, Any]:
+        own = self.settings
+        facts = {"kind": "adapt", "method": self.method, "total": begun.adapted.total(), "from": own.run}
+        return facts | ({"label": self.label, "optimizer": own.optimizers[0]} if own.optimizers else {})
 
     def _fail(self, place: Path, error: RunError, facts: dict[str, Any]) -> dict[str, Any]:
         if not (place / "metrics.jsonl").is_file():
