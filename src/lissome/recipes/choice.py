@@ -2,8 +2,8 @@
 
 Successive halving (arXiv 1502.07943, algorithm 1): every method but `scratch` trains from the same start, with the same
 seed and points, for a few steps, and the better half for four times as many. The loss on points that no training saw
-decides. At the end losses within a factor of `LEVEL` are level, if the trial got anywhere, and then the fewest trained
-numbers win.
+decides. Losses within a factor of `LEVEL` are level at the end: then the fewest trained numbers win where the loss has
+come to rest, and the most where it still falls, for they have the most room.
 
 Differs from the paper: each round begins anew, with the whole course in miniature. Phases keep their shares and rates
 come down to their end, so that methods are compared as they would end, and not in the noise of a high rate.
@@ -35,7 +35,7 @@ SHARE = 1 / 8  # of the steps of one training, for all trials of a target togeth
 ROUNDS = (1, 4)  # steps of each round, relative to the first
 LAST = 8  # steps of the last round at least: Gauss-Newton far from a target is damped before, and `last` looks best
 LEVEL = 1.3  # on Allen-Cahn the fresh loss of one method moves by as much from step to step
-FELL = 10.0  # where the loss fell by less than this factor, all are level because nothing has moved yet
+FELL = 10.0  # at rest is a loss that fell by this factor since the start, and by less in the last round
 Scores = dict[str, dict[int, float]]
 Row = dict[str, Any]
 
@@ -92,24 +92,20 @@ def rounds(whole: int, contestants: int) -> list[int]:
     """Return the steps of each round: an eighth of the whole for all of them together, but `LAST` in the last.
 
     >>> rounds(4000, 6), rounds(200, 6), rounds(200, 2), rounds(2, 6)
-    ([28, 112], [2, 8], [13], [2, 2])
+    ([28, 112], [2, 8], [3, 12], [2, 2])
     """
-    parts = ROUNDS[: len(takes(contestants))]
-    work = sum(part * many for part, many in zip(parts, takes(contestants), strict=True))
-    first = max(math.ceil(SHARE * whole / work), math.ceil(LAST / parts[-1]))
-    return [min(part * first, whole) for part in parts]
+    work = sum(part * many for part, many in zip(ROUNDS, takes(contestants), strict=True))
+    first = max(math.ceil(SHARE * whole / work), math.ceil(LAST / ROUNDS[-1]))
+    return [min(part * first, whole) for part in ROUNDS]
 
 
 def takes(contestants: int) -> list[int]:
-    """Return how many take part in each round, as long as there is something to decide.
+    """Return how many take part in each round: the better half in the last, but two at least.
 
     >>> takes(6), takes(2)
-    ([6, 3], [2])
+    ([6, 3], [2, 2])
     """
-    left = [contestants]
-    while left[-1] > 2 and len(left) < len(ROUNDS):
-        left.append(math.ceil(left[-1] / 2))
-    return left
+    return [contestants, max(math.ceil(contestants / 2), min(contestants, 2))]
 
 
 def halve(names: Iterable[str], steps: Sequence[int], score: Callable[[str, int], float]) -> Scores:
@@ -145,10 +141,14 @@ def best(scores: Scores, sizes: Mapping[str, int], start: float) -> list[str]:
     most = max(map(len, fine.values()), default=0)
     last = {name: [*found.values()][-1] for name, found in fine.items() if len(found) == most}
     order = _ascending(last)
-    if not order or last[order[0]] * FELL > start:
-        return order
     level = [name for name in order if last[name] <= LEVEL * last[order[0]]]
-    return sorted(level, key=lambda name: sizes[name]) + order[len(level) :]
+    moves = bool(order) and not _rests([start, *fine[order[0]].values()])
+    return sorted(level, key=lambda name: sizes[name], reverse=moves) + order[len(level) :]
+
+
+def _rests(losses: Sequence[float]) -> bool:
+    """Say whether losses, from the start on, have fallen far and come to rest."""
+    return losses[0] >= FELL * losses[-1] and losses[-2] <= FELL * losses[-1]
 
 
 def _ascending(losses: Mapping[str, float]) -> list[str]:
@@ -241,7 +241,9 @@ def _why(cell: Cell, order: Sequence[str], rows: Mapping[str, Row], start: float
         beside = "level with" if loss[rival] <= LEVEL * loss[chosen] else "against"
         told += f", {beside} {quantity(loss[rival])} of {rival}"
         if loss[rival] < loss[chosen]:
+            fewer = rows[rival]["trained"] < rows[chosen]["trained"]
             told += f", which trains {count(rows[rival]['trained'])} numbers and not {count(rows[chosen]['trained'])}"
+            told += ", before the loss has come to rest" if fewer else ""
     over = f" over {', '.join(others)}" if others else ""
     tail = "; so short a trial decides little here" if loss[chosen] * FELL > start else ""
     tail += f"; {', '.join(failed)} failed" if failed else ""
