@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lissome._errors import Interrupted, RunError, UsageError
-from lissome.recipes import engine
+from lissome.recipes import cluster, engine
 from lissome.recipes.engine import Task, run
 
 PLACES = {"here": ("processes", 1), "processes": ("processes", 2), "ray": ("ray", 2)}
@@ -107,7 +107,7 @@ class Record:
 def ray_here():
     """A local Ray of two, started and ended as the engine does."""
     before = workers()
-    with engine._cluster(2):
+    with cluster.cluster(2):
         yield
     assert not workers() - before
 
@@ -171,7 +171,7 @@ def test_without_ray_a_sentence_says_how_to_install_it(monkeypatch):
     ],
 )
 def test_a_cluster_that_does_not_answer_is_told_in_bounded_time(monkeypatch, address, text):
-    monkeypatch.setattr(engine, "PATIENCE", 1.0)  # Ray by itself would try for minutes
+    monkeypatch.setattr(cluster, "PATIENCE", 1.0)  # Ray by itself would try for minutes
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = address.format(silent=silent.getsockname()[1], closed=closed.getsockname()[1])

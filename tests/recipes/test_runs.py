@@ -11,10 +11,10 @@ from lissome.adapt import Adapted
 from lissome.optim import checkpoint
 from lissome.recipes import adapt, demonstration, load, solve
 from lissome.recipes.cell import cells
-from lissome.recipes.crew import can_spawn
 from lissome.recipes.settings import AdaptSettings, SolveSettings
 from lissome.recipes.settings import load as read
 from lissome.recipes.training import ADAM_RATE, methods, problem_of
+from lissome.recipes.worker import can_spawn
 
 FEW = {"points.interior": 16, "points.boundary": 8, "training.compile": False, "training.steps": 12}
 TINY = FEW | {"family": "poisson", "network.width": 4, "training.evaluate": 6}

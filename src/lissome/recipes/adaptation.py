@@ -17,12 +17,13 @@ from lissome._files import write_json
 from lissome.recipes import directory
 from lissome.recipes.cell import Cell, cells
 from lissome.recipes.choice import choose, opened
-from lissome.recipes.crew import cores, side_by_side
+from lissome.recipes.crew import side_by_side
 from lissome.recipes.following import follow
 from lissome.recipes.settings import AdaptSettings
 from lissome.recipes.tally import tally
 from lissome.recipes.together import note, train_together
 from lissome.recipes.training import device_of
+from lissome.recipes.worker import cores
 from lissome.report.read import read_json
 
 Summary = dict[str, Any]

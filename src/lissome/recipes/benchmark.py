@@ -7,7 +7,6 @@ done is kept as a line of `cells.jsonl`; tables, figures and the page are made f
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,11 +29,11 @@ from lissome.recipes.bench_report import draw, slug
 from lissome.recipes.bench_results import FORMAT, Results, made_by, merged, read
 from lissome.recipes.bench_settings import BenchSettings, member_of
 from lissome.recipes.contest import COUNTED, adapted_by, compete, prepare
-from lissome.recipes.crew import cores
-from lissome.recipes.engine import Task, run
+from lissome.recipes.engine import Task
+from lissome.recipes.grid import run_grid
 from lissome.recipes.settings import load
 from lissome.recipes.solution import lasting
-from lissome.recipes.tally import tally
+from lissome.recipes.worker import cores
 
 Row = dict[str, Any]
 GROWS = ("families", "targets", "adapters", "optimizers", "seeds")  # a resumed benchmark may have more of them
@@ -100,6 +99,17 @@ def bench(
         have = {row["cell"] for row in journal.rows if row["kind"] != "start" or _kept(out, row)}
         todo = [cell for cell in found if cell.name not in have]
 
+        of, maker = {cell.name: cell for cell in todo}, made_by(__version__, environment)
+
+        def keep(task: Task, row: Row) -> str:
+            kind, weights = of[task.name].facts["kind"], row.pop("weights", None)
+            if weights is not None:
+                write(_start(out, task.name), weights)
+            facts = {**of[task.name].facts, "by": maker}
+            journal.append({"step": len(journal.rows), "cell": task.name, **facts, **row})
+            said = "failed" if row["failed"] else f"error {row['error']:.1e}" if kind != "abreast" else "timed"
+            return f"{task.name}: {said}"
+
         def drawn() -> list[Row]:
             rows = {row["cell"]: row for row in journal.rows}
             mine = [rows[cell.name] for cell in found if cell.name in rows]
@@ -108,8 +118,8 @@ def bench(
 
         try:
             with stoppable() as stop:
-                maker = made_by(__version__, environment)
-                _run(todo, out, journal, maker, stop, progress, min(jobs or cores(), len(todo)), engine)
+                how: dict[str, Any] = {"progress": progress, "jobs": jobs or cores(), "engine": engine}
+                run_grid(_tasks(todo, out), keep, stop=stop, **how)
         except (Interrupted, RunError) as error:
             drawn()
             said = "stopped" if isinstance(error, Interrupted) else str(error)
@@ -200,42 +210,14 @@ def _check_adapters(settings: BenchSettings) -> None:
         adapted_by(tried, adapter, settings.rank, 0)
 
 
-def _run(
-    todo: Sequence[Cell],
-    out: Path,
-    journal: Journal,
-    maker: str,
-    stop: Any,
-    progress: bool,
-    jobs: int,
-    engine: str,
-) -> None:
-    bar = tally(progress)
-    task = bar.add_task("", total=len(todo), last="")
-
-    def tick() -> None:
-        if stop.name:
-            raise Interrupted(f"stopped by {stop.name}")
-        bar.refresh()
-
+def _tasks(todo: Sequence[Cell], out: Path) -> list[Task]:
     def asked(cell: Cell) -> Row:
         if cell.facts["kind"] != "run":
             return dict(cell.arguments)
         place = _start(out, cell.after)
         return {**cell.arguments, "weights": place.read_bytes() if place.is_file() else None}
 
-    tasks = [Task(cell.name, CALLS[cell.facts["kind"]], functools.partial(asked, cell), cell.after) for cell in todo]
-    of = {cell.name: cell for cell in todo}
-    with bar, contextlib.closing(run(tasks, engine=engine, jobs=jobs, tick=tick)) as ended:
-        for done, row in ended:
-            kind, weights = of[done.name].facts["kind"], row.pop("weights", None)
-            if weights is not None:
-                write(_start(out, done.name), weights)
-            facts = {**of[done.name].facts, "by": maker}
-            journal.append({"step": len(journal.rows), "cell": done.name, **facts, **row})
-            said = "failed" if row["failed"] else f"error {row['error']:.1e}" if kind != "abreast" else "timed"
-            bar.update(task, advance=1, last=f"{done.name}: {said}")
-            tick()
+    return [Task(cell.name, CALLS[cell.facts["kind"]], functools.partial(asked, cell), cell.after) for cell in todo]
 
 
 def _start(out: Path, name: str) -> Path:

@@ -6,14 +6,11 @@ each worker once, by SIGTERM, to leave a checkpoint. A worker whose parent has d
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -27,26 +24,9 @@ from lissome._errors import Interrupted, RunError
 from lissome.optim.machine import Stop, stoppable
 from lissome.recipes.cell import Cell, cells
 from lissome.recipes.settings import AdaptSettings
+from lissome.recipes.worker import POLL, can_spawn, cores, settle, shielded
 
-POLL = 0.2  # seconds between two looks at workers, signals and the bar
-ORPHANED = 0.5  # seconds between a worker's looks for its parent
-HEEDED = {signal.SIGINT, signal.SIGTERM}
 Summary = dict[str, Any]
-
-
-def cores() -> int:
-    """Return how many processors this process may use."""
-    with contextlib.suppress(AttributeError):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def can_spawn() -> bool:
-    """Say whether new processes can read the program that is running; one that comes from a pipe cannot be read."""
-    main = sys.modules.get("__main__")
-    file = getattr(main, "__file__", None)
-    readable = getattr(main, "__spec__", None) is not None or file is None or Path(file).is_file()
-    return readable and not multiprocessing.current_process().daemon
 
 
 def side_by_side(
@@ -81,13 +61,13 @@ def side_by_side(
 
     try:
         try:
-            with _shielded():
+            with shielded():
                 first = crew.submit(_here)
             first.result()
         except (BrokenProcessPool, OSError):
             return False
         with stoppable() as stop:
-            with _shielded():  # it is the submission that starts a process
+            with shielded():  # it is the submission that starts a process
                 futures = {crew.submit(_work, cell.settings, out): cell for cell in todo}
             _watch(futures, done, tick, stop, ask)
         return True
@@ -134,20 +114,6 @@ def _watch(
         raise reason
 
 
-@contextlib.contextmanager
-def _shielded() -> Iterator[None]:
-    """Hold signals back while processes are started; these inherit it, and lift it when they can heed them."""
-    mask: Any = getattr(signal, "pthread_sigmask", None)
-    if mask is None:
-        yield
-        return
-    before = mask(signal.SIG_BLOCK, HEEDED)
-    try:
-        yield
-    finally:
-        mask(signal.SIG_SETMASK, before)
-
-
 # in a worker
 
 _asked = threading.Event()
@@ -155,22 +121,10 @@ _asked = threading.Event()
 
 def _begin(threads: int, parent: int) -> None:
     """Make a process a worker."""
-    own_group: Any = getattr(os, "setpgrp", lambda: None)
-    own_group()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: _asked.set())  # between trainings; `fit` has its own
-    unblock: Any = getattr(signal, "pthread_sigmask", lambda how, signals: None)
-    unblock(getattr(signal, "SIG_UNBLOCK", 0), HEEDED)
+    settle(parent)
     torch.set_num_threads(threads)
     threadpool_limits(threads, user_api="blas")  # scipy's library has threads of its own
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
-
-
-def end_with(parent: int) -> None:
-    """End this process when its parent has gone."""
-    while os.getppid() == parent:
-        time.sleep(ORPHANED)
-    os._exit(1)
 
 
 def _here() -> None:

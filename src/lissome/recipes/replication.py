@@ -6,7 +6,6 @@ it. A run that was stopped or killed loses the cells under way alone.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -18,11 +17,11 @@ from lissome._files import write, write_json
 from lissome.optim.journal import Journal
 from lissome.optim.machine import Stop, stoppable
 from lissome.recipes import arcm, directory, svd_pinns
-from lissome.recipes.crew import cores
-from lissome.recipes.engine import Task, run
+from lissome.recipes.engine import Task
+from lissome.recipes.grid import run_grid
 from lissome.recipes.paper import Cell, Claim, Paper, ReplicateSettings, Row, Tick
 from lissome.recipes.settings import load
-from lissome.recipes.tally import tally
+from lissome.recipes.worker import cores
 from lissome.report.document import details, document, figure, gallery, pairs
 
 PAPERS: dict[str, Paper] = {"svd-pinns": svd_pinns.PAPER, "arcm": arcm.PAPER}
@@ -76,7 +75,7 @@ def replicate(
         todo = [(step, cell) for step, cell in enumerate(found) if cell.name not in done]
         try:
             with stoppable() as stop:
-                _run(settings.paper, todo, journal, out / "runs", stop, progress, min(jobs or cores(), len(todo)))
+                _run(settings.paper, todo, journal, out / "runs", stop, progress, jobs or cores())
         except (Interrupted, RunError) as error:
             _draw(settings, journal.rows, out, len(found))
             said = "stopped" if isinstance(error, Interrupted) else str(error)
@@ -96,22 +95,15 @@ def _run(
     progress: bool,
     jobs: int,
 ) -> None:
-    bar = tally(progress)
-    task = bar.add_task("", total=len(todo), last="")
-
-    def tick() -> None:
-        if stop.name:
-            raise Interrupted(f"stopped by {stop.name}")
-        bar.refresh()
-
     steps = {cell.name: step for step, cell in todo}
     asked = functools.partial(dict, paper=paper, place=place)
     tasks = [Task(cell.name, _cell, functools.partial(asked, asked=cell.arguments), cell.after) for _, cell in todo]
-    with bar, contextlib.closing(run(tasks, jobs=jobs, tick=tick)) as ended:
-        for done, row in ended:
-            journal.append({"step": steps[done.name], "cell": done.name, **row})
-            bar.update(task, advance=1, last=done.name)
-            tick()
+
+    def keep(task: Task, row: Row) -> str:
+        journal.append({"step": steps[task.name], "cell": task.name, **row})
+        return task.name
+
+    run_grid(tasks, keep, stop=stop, progress=progress, jobs=jobs)
 
 
 def _draw(settings: ReplicateSettings, rows: Sequence[Row], out: Path, cells: int) -> None:
