@@ -8,7 +8,7 @@ import pytest
 
 from lissome._errors import Interrupted, RunError, UsageError
 from lissome.optim import fit as whole_fit
-from lissome.recipes import benchmark, contest, directory
+from lissome.recipes import benchmark, directory, training
 from lissome.recipes.bench_results import FORMAT, Results, made_by, merged, read
 from lissome.recipes.bench_settings import BenchSettings
 
@@ -131,13 +131,13 @@ def test_a_stopped_benchmark_keeps_its_cells_and_goes_on(done, tmp_path, monkeyp
         calls.append(1)
         return whole_fit(*arguments, **named)
 
-    monkeypatch.setattr(contest, "fit", fit)
+    monkeypatch.setattr(training, "fit", fit)
     with pytest.raises(Interrupted, match="pde bench --resume --out"):
         run(tmp_path / "out")
     first = (tmp_path / "out" / "cells.jsonl").read_text()
     assert len(first.splitlines()) == 5
     assert "5 of 10 cells are not done yet" in (tmp_path / "out" / "index.html").read_text()
-    monkeypatch.setattr(contest, "fit", whole_fit)
+    monkeypatch.setattr(training, "fit", whole_fit)
     run(tmp_path / "out", resume=True)
     assert (tmp_path / "out" / "cells.jsonl").read_text().startswith(first)
     assert figures(kept(tmp_path / "out")) == figures(kept(done[0]))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lissome.recipes.standings import standings, told_apart, wins
+from lissome.recipes.standings import errors, standings, told_apart, wins
 
 
 def row(name, error, *, family="f", target="near", seed=0):
@@ -40,7 +40,7 @@ def test_mean_ranks_and_wins_are_counts(table):
         assert own.failed == sum(e[i] == math.inf for e in known)
     names = sorted(found)
     for (i, one), (j, other) in itertools.permutations(enumerate(names), 2):
-        won, both = wins(rows, names)[i][j]
+        won, both = wins(errors(rows), names)[i][j]
         assert (won, both) == (sum(e[int(one[1])] < e[int(other[1])] for e in known), len(known))
 
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import nn
-
 from lissome.adapt import Stack, adapt
 from lissome.optim import keep_memory
-from lissome.optim.machine import accelerator
-from lissome.optim.step import Stepper
-from lissome.pde import Problem, Together, can_stack
+from lissome.pde import Together, can_stack
 from lissome.pde.registry import member
 from lissome.recipes.archive import build
+from lissome.recipes.contest import CONSTRAINT
 from lissome.recipes.settings import Common, NetworkSettings, load
-from lissome.recipes.training import DTYPES, methods, problem_of
+from lissome.recipes.together import fastest, stepper_of
+from lissome.recipes.training import DTYPES, problem_of, trained_of
 
 MEMBERS = 16
-STEPS = 5  # timed each way, after one that is not
-ADAPTER, OPTIMIZER, CONSTRAINT = "svd", "adam", "boundary"
+ADAPTER, OPTIMIZER = "svd", "adam"
 Row = dict[str, Any]
 
 
@@ -59,11 +54,11 @@ def abreast(
         return own | {"alone": None, "together": None, "ratio": None, "failed": reason}
     keep_memory()
     stack = Stack(models)
-    alone = [_stepper(*pair, _trained(pair[0]), settings) for pair in zip(models, problems, strict=True)]
-    together = _stepper(stack, Together(problems), stack.trainable(), settings)
-    one = min(_seconds(tick, alone))
-    all_ = min(_seconds(tick, [together]))
-    return own | {"alone": 1e3 * one, "together": 1e3 * all_, "ratio": one / all_, "failed": None}
+    pairs = zip(models, problems, strict=True)
+    singles = [stepper_of(model, problem, trained_of(model), settings) for model, problem in pairs]
+    alone = fastest(singles, tick)
+    together = fastest([stepper_of(stack, Together(problems), stack.trainable(), settings)], tick)
+    return own | {"alone": 1e3 * alone, "together": 1e3 * together, "ratio": alone / together, "failed": None}
 
 
 def between(start: Mapping[str, float], end: Mapping[str, float]) -> list[dict[str, float]]:
@@ -75,29 +70,3 @@ def between(start: Mapping[str, float], end: Mapping[str, float]) -> list[dict[s
     """
     parts = [(k + 1) / MEMBERS for k in range(MEMBERS)]
     return [{name: value + part * (end[name] - value) for name, value in start.items()} for part in parts]
-
-
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _stepper(
-    model: nn.Module, objective: Problem | Together, trained: dict[str, nn.Parameter], settings: Common
-) -> Stepper:
-    problem = objective.problems[0] if isinstance(objective, Together) else objective
-    out = Stepper(model, objective, trained, accelerator(torch.device("cpu")), settings.seed)
-    out.enter(methods(settings, trained, sum(problem.counts.values()))[0])
-    out.draw()
-    return out
-
-
-def _seconds(tick: Callable[[], None], steppers: Sequence[Stepper]) -> list[float]:
-    """Return the seconds of each round of steps, without the first."""
-    found = []
-    for step in range(STEPS + 1):
-        tick()
-        start = time.perf_counter()
-        for stepper in steppers:
-            stepper.advance(step, 1.0)
-        found.append(time.perf_counter() - start)
-    return found[1:]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from lissome._files import write, write_json
 from lissome.recipes.bench_results import Results
 from lissome.recipes.paper import Sheet
-from lissome.recipes.standings import Standing, errors, standings, told_apart, wins
+from lissome.recipes.standings import Apart, Block, Standing, errors, standings, told_apart, wins
 from lissome.report.document import details, document, figure, gallery, pairs
 from lissome.report.drawing import INK, blank, palette, plain
 from lissome.report.figures import Curve, progress
@@ -41,6 +42,29 @@ NOTES = (
 )
 
 
+@dataclass(frozen=True)
+class Board:
+    """The runs under one budget, and what follows from them."""
+
+    budget: str
+    rows: Sequence[Row]
+    errors: Mapping[Block, Mapping[str, float]]
+    found: Sequence[Standing]
+    apart: Apart | None
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """Contestant -> its adapter."""
+        return {row["name"]: row["adapter"] for row in self.rows}
+
+    def best(self, own: Mapping[str, float]) -> dict[str, str]:
+        """Return adapter -> the contestant that has it and the least of these errors."""
+        adapters, best = self.adapters, dict[str, str]()
+        for name in sorted(own, key=own.__getitem__):
+            best.setdefault(adapters[name], name)
+        return {adapter: best[adapter] for adapter in dict.fromkeys(adapters.values()) if adapter in best}
+
+
 def draw(results: Results, out: Path, cells: int, done: int) -> list[Row]:
     """Write results.json, leaderboard.md, figures and index.html; return the leaderboard's rows.
 
@@ -51,33 +75,37 @@ def draw(results: Results, out: Path, cells: int, done: int) -> list[Row]:
         done: how many of these there are.
     """
     runs = [row | {"name": contestant(row)} for row in results.rows if row["kind"] == "run"]
-    boards = {budget: [row for row in runs if row["budget"] == budget] for budget in BUDGETS}
-    boards = {budget: rows for budget, rows in boards.items() if rows}
-    board = [each for budget, rows in boards.items() for each in _board(budget, rows)]
-    write_json(out / "results.json", results.told() | {"cells": cells, "done": done, "leaderboard": board})
-    sheets = {budget: _sheets(budget, rows) for budget, rows in boards.items()}
+    under = {budget: [row for row in runs if row["budget"] == budget] for budget in BUDGETS}
+    boards = [
+        Board(budget, rows, errors(rows), standings(rows), told_apart(rows)) for budget, rows in under.items() if rows
+    ]
+    lines = [_lines(board) for board in boards]
+    leaderboard = [line for each in lines for line in each]
+    write_json(out / "results.json", results.told() | {"cells": cells, "done": done, "leaderboard": leaderboard})
+    sheets = [_sheets(board, own) for board, own in zip(boards, lines, strict=True)]
     starts = _starts([row for row in results.rows if row["kind"] == "start" and not row.get("made_by")])
     abreast = _abreast([row for row in results.rows if row["kind"] == "abreast" and not row.get("made_by")])
-    every = [sheet for each in sheets.values() for sheet in each] + [starts, abreast]
+    every = [sheet for each in sheets for sheet in each] + [starts, abreast]
     notes = "".join(f"- {note}\n" for note in NOTES)
-    said = "".join(f"- {_verdict(budget, rows)}\n" for budget, rows in boards.items())
-    text = f"# {_title(runs)}\n\n{said}\n" + "\n".join(sheet.markdown() for sheet in every) + f"\n{notes}"
+    title, verdicts = _title(runs), [_verdict(board) for board in boards]
+    said = "".join(f"- {verdict}\n" for verdict in verdicts)
+    text = f"# {title}\n\n{said}\n" + "\n".join(sheet.markdown() for sheet in every) + f"\n{notes}"
     write(out / "leaderboard.md", text)
     missing = cells - done
     left = f'<p class="note">{missing} of {cells} cells are not done yet; --resume goes on.</p>' if missing else ""
     body = [
-        f"<h1>{escape(_title(runs))}</h1>",
+        f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{_lead(runs, results)}</p>',
         left,
         '<ul class="verdicts">',
-        *(f'<li style="border-color:var(--accent)">{escape(_verdict(*each))}</li>' for each in boards.items()),
+        *(f'<li style="border-color:var(--accent)">{escape(verdict)}</li>' for verdict in verdicts),
         "</ul>",
     ]
-    for budget, rows in boards.items():
-        body.append(f"<h2>{escape(BUDGETS[budget].capitalize())}</h2>")
-        body.append(gallery([figure(out / "figures", f"ranks-{budget}", _ranks(rows), _caption(budget, rows))]))
-        body += [f"<h3>{escape(sheet.title)}</h3>\n{sheet.html()}" for sheet in sheets[budget]]
-    body += ["<h2>Error against seconds</h2>", gallery(_curves(boards, out / "figures"))]
+    for board, own in zip(boards, sheets, strict=True):
+        body.append(f"<h2>{escape(BUDGETS[board.budget].capitalize())}</h2>")
+        body.append(gallery([figure(out / "figures", f"ranks-{board.budget}", _ranks(board), _caption(board))]))
+        body += [f"<h3>{escape(sheet.title)}</h3>\n{sheet.html()}" for sheet in own]
+    body += ["<h2>Error against seconds</h2>", gallery(_curves(boards[0], out / "figures") if boards else [])]
     body += [f"<h2>{escape(sheet.title)}</h2>\n{sheet.html()}" for sheet in (starts, abreast)]
     body.append("<h2>How it was made</h2>")
     body += [f"<p>{escape(note)}</p>" for note in NOTES]
@@ -87,8 +115,8 @@ def draw(results: Results, out: Path, cells: int, done: int) -> list[Row]:
         "<footer>Written by Lissome; the same numbers are in results.json and leaderboard.md, curves in cells.jsonl."
         "</footer>",
     ]
-    write(out / "index.html", document(_title(runs), "\n".join(part for part in body if part)))
-    return board
+    write(out / "index.html", document(title, "\n".join(part for part in body if part)))
+    return leaderboard
 
 
 def slug(name: str) -> str:
@@ -105,15 +133,15 @@ def contestant(row: Row) -> str:
     return ", ".join(filter(None, [row["adapter"], row["optimizer"], row.get("made_by")]))
 
 
-def _board(budget: str, rows: Sequence[Row]) -> list[Row]:
+def _lines(board: Board) -> list[Row]:
     """Return the leaderboard of one budget as plain values."""
     found = []
-    for place, each in enumerate(standings(rows), start=1):
-        mine = [row for row in rows if row["name"] == each.name]
+    for place, each in enumerate(board.found, start=1):
+        mine = [row for row in board.rows if row["name"] == each.name]
         took = [row["seconds"] for row in mine if row["seconds"] is not None]
         found.append(
             {
-                "budget": budget,
+                "budget": board.budget,
                 "place": place,
                 "contestant": each.name,
                 "adapter": mine[0]["adapter"],
@@ -135,12 +163,11 @@ def _board(budget: str, rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _sheets(budget: str, rows: Sequence[Row]) -> list[Sheet]:
-    found, board = standings(rows), _board(budget, rows)
-    seeds = len({row["seed"] for row in rows}) > 1
-    targets = list(dict.fromkeys(row["target"] for row in rows))
+def _sheets(board: Board, own: Sequence[Row]) -> list[Sheet]:
+    seeds = len({row["seed"] for row in board.rows}) > 1
+    targets = list(dict.fromkeys(target for _, target in board.errors))
     heads = ["place", "adapter, optimizer", "mean rank", "best", "within 2x", "times the best", *targets]
-    failed = any(row["failed"] for row in board)
+    failed = any(row["failed"] for row in own)
     heads += ["trained", "seconds", *(["failed"] if failed else [])]
     lines = [
         [
@@ -155,16 +182,16 @@ def _sheets(budget: str, rows: Sequence[Row]) -> list[Sheet]:
             in_seconds(row["seconds"]),
             *([str(row["failed"] or "")] if failed else []),
         ]
-        for row in board
+        for row in own
     ]
-    leaderboard = Sheet(f"Leaderboard, {BUDGETS[budget]}: mean ranks", heads, lines)
-    return [leaderboard, _winning(rows, found[:BEST]), _members(rows, found)]
+    leaderboard = Sheet(f"Leaderboard, {BUDGETS[board.budget]}: mean ranks", heads, lines)
+    return [leaderboard, _winning(board), _members(board)]
 
 
-def _winning(rows: Sequence[Row], best: Sequence[Standing]) -> Sheet:
+def _winning(board: Board) -> Sheet:
     """Return how often a line's contestant is below a column's."""
-    names = [each.name for each in best]
-    table = wins(rows, names)
+    names = [each.name for each in board.found[:BEST]]
+    table = wins(board.errors, names)
     lines = [
         [f"{i + 1}. {name}", *(f"{won} of {both}" if i != j else "" for j, (won, both) in enumerate(table[i]))]
         for i, name in enumerate(names)
@@ -174,23 +201,19 @@ def _winning(rows: Sequence[Row], best: Sequence[Standing]) -> Sheet:
     )
 
 
-def _members(rows: Sequence[Row], found: Sequence[Standing]) -> Sheet:
+def _members(board: Board) -> Sheet:
     """Return the error of each adapter by its best optimizer, for each member."""
-    blocks = errors(rows)
-    adapter = {row["name"]: row["adapter"] for row in rows}
-    names = list(dict.fromkeys(adapter[each.name] for each in found))
+    adapters = list(dict.fromkeys(board.adapters[each.name] for each in board.found))
     lines = []
-    for (family, target), own in blocks.items():
-        best = {a: min((n for n in own if adapter[n] == a), key=own.__getitem__, default="") for a in names}
-        least = min(own.values())
-        told = [
-            f"{_error(own[n])} {n.partition(', ')[2]}{' *' if own[n] == least else ''}"
-            if own.get(n, math.inf) < math.inf
-            else ABSENT
-            for n in best.values()
-        ]
-        lines.append([family, target, *told])
-    return Sheet("Errors of each adapter with its best optimizer", ["family", "member", *names], lines)
+    for (family, target), own in board.errors.items():
+        best, least = board.best(own), min(own.values())
+        known = {adapter: name for adapter, name in best.items() if math.isfinite(own[name])}
+        told = {
+            adapter: f"{_error(own[name])} {name.partition(', ')[2]}{' *' if own[name] == least else ''}"
+            for adapter, name in known.items()
+        }
+        lines.append([family, target, *(told.get(adapter, ABSENT) for adapter in adapters)])
+    return Sheet("Errors of each adapter with its best optimizer", ["family", "member", *adapters], lines)
 
 
 def _starts(rows: Sequence[Row]) -> Sheet:
@@ -250,11 +273,11 @@ def _lead(runs: Sequence[Row], results: Results) -> str:
     )
 
 
-def _verdict(budget: str, rows: Sequence[Row]) -> str:
+def _verdict(board: Board) -> str:
     """Say in one sentence who leads, and of whom that cannot be told apart."""
-    found, tested = standings(rows), told_apart(rows)
+    found, tested = board.found, board.apart
     first = found[0]
-    text = f"In {BUDGETS[budget]} {first.name} leads: mean rank {first.rank:.1f} of {len(found)}"
+    text = f"In {BUDGETS[board.budget]} {first.name} leads: mean rank {first.rank:.1f} of {len(found)}"
     text += f", best on {first.wins} of {first.blocks} members"
     if tested is None:
         return f"{text}; a test needs three contestants, and two members that all of them have met."
@@ -265,21 +288,19 @@ def _verdict(budget: str, rows: Sequence[Row]) -> str:
     return f"{text}; not told apart from it: {named} (critical difference {tested.difference:.1f})."
 
 
-def _caption(budget: str, rows: Sequence[Row]) -> str:
-    tested = told_apart(rows)
+def _caption(board: Board) -> str:
+    tested = board.apart
     band = "" if tested is None else (
         f"; the band is the critical difference, {tested.difference:.1f}, from the best; Friedman's p {tested.p:.1g}"
     )  # fmt: skip
-    return f"Mean rank in {BUDGETS[budget]}, 1 is the best; lines reach from the least to the greatest over seeds{band}"
+    where = BUDGETS[board.budget]
+    return f"Mean rank in {where}, 1 is the best; lines reach from the least to the greatest over seeds{band}"
 
 
-def _ranks(rows: Sequence[Row]) -> Figure | None:
+def _ranks(board: Board) -> Figure:
     """Draw the mean ranks, one line of the figure for each contestant."""
-    found, tested = standings(rows), told_apart(rows)
-    if not found:
-        return None
-    adapter = {row["name"]: row["adapter"] for row in rows}
-    styles = palette((name, adapter[name]) for name in adapter)
+    found, tested = board.found, board.apart
+    styles = palette(board.adapters.items())
     drawn, axes = blank(7.4, 0.9 + 0.23 * len(found))
     if tested is not None:
         axes.axvspan(found[0].rank, found[0].rank + tested.difference, color=INK, alpha=0.08, linewidth=0)
@@ -293,26 +314,17 @@ def _ranks(rows: Sequence[Row]) -> Figure | None:
     return drawn
 
 
-def _curves(boards: dict[str, list[Row]], folder: Path) -> list[str]:
+def _curves(board: Board, folder: Path) -> list[str]:
     """Draw, for each member, each adapter by its best optimizer: the seed whose error is the median."""
-    rows = next(iter(boards.values()), [])
     drawn = []
-    for family, target in dict.fromkeys((row["family"], row["target"]) for row in rows):
-        here = [
-            row
-            for row in rows
-            if (row["family"], row["target"]) == (family, target) and row["error"] and row.get("curve")
-        ]
-        own = errors(here).get((family, target), {})
-        adapter = {row["name"]: row["adapter"] for row in here}
-        best = {
-            a: min((n for n in own if adapter[n] == a), key=own.__getitem__) for a in dict.fromkeys(adapter.values())
-        }
-        styles = palette((name, adapter[name]) for name in best.values())
+    with_curve = [row for row in board.rows if row["error"] and row.get("curve")]  # those of other makers have none
+    for (family, target), own in errors(with_curve).items():
+        names = board.best(own).values()
+        styles = palette((name, board.adapters[name]) for name in names)
         curves = []
-        for name in best.values():
-            seeds = sorted((row for row in here if row["name"] == name), key=lambda row: row["error"])
-            curve = seeds[len(seeds) // 2]["curve"]
+        for name in names:
+            seeds = [r for r in with_curve if (r["name"], r["family"], r["target"]) == (name, family, target)]
+            curve = sorted(seeds, key=lambda row: row["error"])[len(seeds) // 2]["curve"]
             known = [(t, e) for t, e in zip(curve["seconds"], curve["error"], strict=True) if e]
             curves.append(Curve(name, *np.array(known).T))
         picture = progress(curves, x="seconds", styles=styles)

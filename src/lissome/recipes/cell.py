@@ -22,7 +22,7 @@ from lissome.pde import Family, Problem
 from lissome.recipes import directory
 from lissome.recipes.archive import ADAPTER, Solution, load_solution
 from lissome.recipes.settings import AdaptSettings, GroupSettings, PhaseSettings, TrainingSettings, validate
-from lissome.recipes.training import DTYPES, device_of, finish, methods, phases, problem_of, run, told
+from lissome.recipes.training import DTYPES, device_of, finish, methods, phases, problem_of, run, told, trained_of
 
 FAILED_SHOWS = ("steps", "seconds", "loss", "fresh")
 
@@ -88,7 +88,7 @@ class Cell:
         """
         place, own = out / self.name, self.settings
         begun = self.begin()
-        trained = {name: p for name, p in begun.model.named_parameters() if p.requires_grad}
+        trained = trained_of(begun.model)
         resume = directory.holds(place)
         how: dict[str, Any] = {"resume": resume, "progress": progress, "on_step": on_step}
         try:
@@ -169,7 +169,7 @@ def _owns(settings: AdaptSettings, base: Solution) -> list[AdaptSettings]:
         own = settings.model_copy(update={"methods": [method]})
         own = own if optimizer is None else _moved(own, optimizer)
         model = base.problem.wrap(Cell(own, base, base.family).adapted())
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        trained = trained_of(model)
         own = own.model_copy(update={"training": _narrowed(own.training, trained)})
         for each in methods(own, trained, 1):
             build(each, trained)  # an unknown optimizer or option is said now

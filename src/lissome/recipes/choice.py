@@ -19,14 +19,14 @@ from typing import Any
 from lissome._errors import Interrupted, LissomeError, RunError, UsageError
 from lissome._files import write_json
 from lissome.adapt import METHODS, large
-from lissome.optim import Budget, Result, fit, keep_memory
+from lissome.optim import Budget, Result, keep_memory
 from lissome.pde import Problem
 from lissome.recipes.archive import load_solution
 from lissome.recipes.cell import Cell
 from lissome.recipes.course import usual
 from lissome.recipes.settings import AUTO, AdaptSettings, TrainingSettings
 from lissome.recipes.tally import tally
-from lissome.recipes.training import DTYPES, adaptive, device_of, methods, phases, problem_of
+from lissome.recipes.training import DTYPES, device_of, in_memory, phases, problem_of
 from lissome.report.numerals import count, quantity, setting
 from lissome.report.read import read_json
 
@@ -212,10 +212,7 @@ def _train(cell: Cell, problem: Problem, budget: Budget) -> Result:
     """Train from the start, in memory."""
     own = cell.settings
     model = problem.wrap(cell.adapted()).to(device=device_of(own.device), dtype=DTYPES[own.dtype])
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    course = methods(own, trained, sum(problem.counts.values()), adaptive=adaptive(problem, own))
-    often = budget.steps  # the start and the end alone are evaluated
-    return fit(model, problem, course, budget, parameters=trained, seed=own.seed, evaluate_every=often, progress=False)
+    return in_memory(model, problem, own, budget, every=budget.steps)  # the start and the end alone are evaluated
 
 
 def _why(cell: Cell, order: Sequence[str], rows: Mapping[str, Row], start: float) -> str:

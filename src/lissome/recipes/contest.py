@@ -14,15 +14,14 @@ from torch import nn
 
 from lissome._errors import RunError
 from lissome.adapt import METHODS, Adapted, adapt
-from lissome.optim import Budget, Result, fit, keep_memory
-from lissome.pde import Problem
+from lissome.optim import Budget
 from lissome.pde.registry import member
 from lissome.recipes.archive import build
 from lissome.recipes.bench_settings import ONLY
 from lissome.recipes.course import usual
 from lissome.recipes.operations import SPENDS, Counted
 from lissome.recipes.settings import Common, NetworkSettings, load
-from lissome.recipes.training import DTYPES, adaptive, methods, problem_of
+from lissome.recipes.training import DTYPES, in_memory, problem_of
 
 Row = dict[str, Any]
 Tick = Callable[[], None]
@@ -49,7 +48,8 @@ def prepare(
     net = build(problem, NetworkSettings(**network), seed).to(DTYPES[settings.dtype])
     model = problem.wrap(net)
     try:
-        result = _fit(tick, model, problem, problem, settings, Budget(steps=steps), max(1, steps // 4))
+        looks = max(1, steps // 4)
+        result = in_memory(model, problem, settings, Budget(steps=steps), every=looks, on_step=lambda *_: tick())
     except RunError as error:
         return {"weights": None, "error": None, "seconds": None, "failed": str(error)}
     weights = save({name: value.detach().contiguous() for name, value in net.state_dict().items()})
@@ -110,9 +110,13 @@ def compete(
     nothing: Row = {"error": None, "steps": None, "seconds": None, "operations": None, **_curve([])}
     if weights is None:
         return own | nothing | {"failed": "the network that it starts from failed"}
+
+    def on_step(step: int, model: nn.Module) -> bool:
+        tick()
+        return isinstance(objective, Counted) and objective.spent >= limit
+
     try:
-        spent = (lambda: objective.spent >= limit) if isinstance(objective, Counted) else (lambda: False)
-        result = _fit(tick, model, problem, objective, settings, wanted, every, spent)
+        result = in_memory(model, problem, settings, wanted, every=every, objective=objective, on_step=on_step)
     except RunError as error:
         return own | nothing | {"failed": str(error)}
     last = [row for row in result.history if row.get("operations", 0.0) <= limit][-1]
@@ -139,35 +143,6 @@ def _curve(history: Any) -> Row:
 def _settings(optimizer: str, points: dict[str, Any], seed: int, **budget: Any) -> Common:
     training = {"optimizer": optimizer, "compile": False, **budget}
     return load(Common, given={"training": training, "points": points, "seed": seed})
-
-
-def _fit(
-    tick: Tick,
-    model: nn.Module,
-    problem: Problem,
-    objective: Any,
-    settings: Common,
-    budget: Budget,
-    every: int,
-    spent: Callable[[], bool] = lambda: False,
-) -> Result:
-    def on_step(step: int, model: nn.Module) -> bool:
-        tick()
-        return spent()
-
-    keep_memory()
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return fit(
-        model,
-        objective,
-        methods(settings, trained, sum(problem.counts.values()), adaptive=adaptive(problem, settings)),
-        budget,
-        parameters=trained,
-        seed=settings.seed,
-        evaluate_every=every,
-        progress=False,
-        on_step=on_step,
-    )
 
 
 def _put(network: nn.Module, weights: bytes) -> None:

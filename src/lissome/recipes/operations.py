@@ -23,6 +23,7 @@ from lissome._types import Batch
 from lissome._vector import functional
 from lissome.calculus.rowwise import rowwise
 from lissome.pde import Problem
+from lissome.recipes.training import trained_of
 
 ITERATIONS = 20  # of a step of L-BFGS, each with a gradient at least
 PAIRS = 50  # that it keeps
@@ -62,7 +63,7 @@ class Counted:
         optimizer: a name in `SPENDS`.
 
     Attributes:
-        spent: operations so far.
+        spent: operations so far, of batches with as many points as the problem says.
 
     Raises:
         UsageError: an optimizer whose operations are not counted.
@@ -73,7 +74,7 @@ class Counted:
             raise unknown("optimizer whose operations are counted", optimizer, SPENDS)
         self.problem, self.spends, self.spent = problem, SPENDS[optimizer], 0.0
         batch = problem.sample(torch.Generator().manual_seed(0))
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        trained = trained_of(model)
         p = sum(each.numel() for each in trained.values())
         with _counting() as counter:
             rows = len(problem.residual(model, batch))

@@ -10,7 +10,7 @@ from lissome.pde import families
 from lissome.recipes import directory
 from lissome.recipes.archive import build, made_of, member
 from lissome.recipes.settings import SolveSettings
-from lissome.recipes.training import DTYPES, count, device_of, finish, problem_of, run
+from lissome.recipes.training import DTYPES, count, device_of, finish, problem_of, run, trained_of
 
 
 def solve(settings: SolveSettings, out: str | Path, *, resume: bool = False, progress: bool = True) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def solve(settings: SolveSettings, out: str | Path, *, resume: bool = False, pro
     problem = problem_of(family, settings, settings.constraint)
     network = build(problem, settings.network, settings.seed)
     model = problem.wrap(network).to(device=device, dtype=DTYPES[settings.dtype])
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trained = trained_of(model)
     try:
         with directory.claimed(out, settings, resume=resume):
             result = run(model, problem, trained, settings, out, resume=resume, progress=progress)

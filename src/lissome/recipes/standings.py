@@ -126,9 +126,8 @@ def told_apart(rows: Sequence[Row]) -> Apart | None:
     return Apart(k, blocks, p, q * math.sqrt(k * (k + 1) / (6 * blocks)))
 
 
-def wins(rows: Sequence[Row], names: Sequence[str]) -> list[list[tuple[int, int]]]:
+def wins(blocks: Mapping[Block, Mapping[str, float]], names: Sequence[str]) -> list[list[tuple[int, int]]]:
     """Return for each pair in how many blocks the first has the smaller error, and how many blocks both are in."""
-    blocks = errors(rows)
     return [
         [
             (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +29,8 @@ from lissome.optim.step import Stepper
 from lissome.pde import Problem, Together, can_stack
 from lissome.recipes import directory
 from lissome.recipes.cell import Begun, Cell
-from lissome.recipes.settings import AdaptSettings
-from lissome.recipes.training import adaptive, methods, phases
+from lissome.recipes.settings import Common
+from lissome.recipes.training import adaptive, methods, phases, trained_of
 from lissome.report.read import read_json
 
 FOLDER, DECISION = "together", "decision.json"
@@ -117,12 +117,12 @@ def decide(group: Sequence[Cell], begun: Sequence[Begun], jobs: int) -> Row:
         return {}
     try:
         alone, stack = _alone(group[0]), Stack([each.model for each in begun])
-        together = _stepper(stack, Together(problems), stack.trainable(), settings)
+        together = stepper_of(stack, Together(problems), stack.trainable(), settings)
         alone.choose(mode, lambda seconds: steps)
         together.choose(mode, lambda seconds: steps / DEAR)
         with _threads(jobs):
-            usual = _seconds(alone)
-        seconds = _seconds(together)
+            usual = fastest([alone])
+        seconds = fastest([together])
     except Exception:  # whatever goes wrong together goes right alone, or is told there
         return {}
     if seconds > WORTH * usual * len(group) / jobs:
@@ -202,17 +202,17 @@ def _long(group: Sequence[Cell], jobs: int) -> bool:
     if steps < FEW:
         return False
     with _threads(jobs):
-        return _seconds(_alone(group[0])) * steps * len(group) / jobs >= SHORT
+        return fastest([_alone(group[0])]) * steps * len(group) / jobs >= SHORT
 
 
 def _alone(cell: Cell) -> Stepper:
     begun = cell.begin()
-    trained = {name: p for name, p in begun.model.named_parameters() if p.requires_grad}
-    return _stepper(begun.model, begun.problem, trained, cell.settings)
+    trained = trained_of(begun.model)
+    return stepper_of(begun.model, begun.problem, trained, cell.settings)
 
 
-def _stepper(
-    model: nn.Module, objective: Problem | Together, trained: dict[str, nn.Parameter], settings: AdaptSettings
+def stepper_of(
+    model: nn.Module, objective: Problem | Together, trained: dict[str, nn.Parameter], settings: Common
 ) -> Stepper:
     """Return what `fit` would step with in the first phase."""
     problem = objective.problems[0] if isinstance(objective, Together) else objective
@@ -222,14 +222,16 @@ def _stepper(
     return out
 
 
-def _seconds(stepper: Stepper) -> float:
-    """Return the seconds of the fastest of a few steps, after one that is not counted."""
+def fastest(steppers: Sequence[Stepper], tick: Callable[[], None] = lambda: None) -> float:
+    """Return the seconds of the fastest of a few rounds, a step of each, after one that is not counted."""
     found = []
     for step in range(TRIAL + 1):
+        tick()
         start = time.perf_counter()
-        stepper.advance(step, 1.0)
-        if stepper.device.type == "cuda":
-            torch.cuda.synchronize(stepper.device)
+        for stepper in steppers:
+            stepper.advance(step, 1.0)
+        if steppers[0].device.type == "cuda":
+            torch.cuda.synchronize(steppers[0].device)
         found.append(time.perf_counter() - start)
     return min(found[1:])
 

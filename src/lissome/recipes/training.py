@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lissome import report
 from lissome._errors import UsageError
+from lissome._types import Objective
 from lissome.optim import Budget, Group, Method, Result, checkpoint, fit, keep_memory
 from lissome.pde import Family, Problem
 from lissome.recipes import directory
@@ -100,6 +101,37 @@ def adaptive(problem: Problem, settings: Common) -> bool:
 def _group(pattern: str, said: GroupSettings | PhaseSettings) -> Group:
     rate = ADAM_RATE if said.rate is None and said.optimizer == "adam" else said.rate
     return Group(pattern, said.optimizer, rate, said.options)
+
+
+def trained_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return what is trained of a model, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def in_memory(
+    model: nn.Module,
+    problem: Problem,
+    settings: Common,
+    budget: Budget,
+    *,
+    every: int | None,
+    objective: Objective | None = None,
+    on_step: Callable[[int, nn.Module], bool | None] | None = None,
+) -> Result:
+    """Train by the one loop and write nothing; `objective` stands for the problem where it wraps it."""
+    keep_memory()
+    trained = trained_of(model)
+    return fit(
+        model,
+        objective or problem,
+        methods(settings, trained, sum(problem.counts.values()), adaptive=adaptive(problem, settings)),
+        budget,
+        parameters=trained,
+        seed=settings.seed,
+        evaluate_every=every,
+        progress=False,
+        on_step=on_step,
+    )
 
 
 def run(
