@@ -18,10 +18,11 @@ BELOW = {
     "attention": UNDERSCORE,
     "calculus": UNDERSCORE,
     "models": UNDERSCORE | {"adapt", "attention"},
+    "allocation": UNDERSCORE | {"adapt", "calculus"},
     "optim": UNDERSCORE | {"calculus"},
     "pde": UNDERSCORE | {"calculus"},
     "language": UNDERSCORE | {"attention"},
-    "bridges": UNDERSCORE | {"adapt", "attention", "calculus"},
+    "bridges": UNDERSCORE | {"adapt", "allocation", "attention", "calculus"},
     "report": UNDERSCORE,
 }
 BELOW["recipes"] = set(BELOW)

@@ -33,14 +33,14 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def functional(
     call: Callable[..., Any], model: nn.Module, names: Iterable[str] | None = None
 ) -> tuple[Callable[..., Any], dict[str, Tensor]]:
-    """Return `call(model, ...)` as a function of some of the model's parameters, and their values now.
+    """Return `call(model, ...)` as a function of some of the model's parameters or buffers, and their values now.
 
     The only way from a module to a function: what comes back goes into `torch.func` and `calculus`.
 
     Args:
         call: from the model, and whatever else, to tensors.
         model: its other parameters and its buffers stay as they are.
-        names: the parameters, as in `named_parameters`; None takes those that require gradients.
+        names: parameters or buffers, as in `named_parameters`; None takes the parameters that require gradients.
 
     Returns:
         f with f(tensors, *others) = call(model with these tensors, *others), and the tensors (name -> value) at which
@@ -55,6 +55,7 @@ def functional(
     """
     own = dict(model.named_parameters())
     wanted = [name for name, p in own.items() if p.requires_grad] if names is None else list(names)
+    own |= dict(model.named_buffers())
     for name in wanted:
         if name not in own:
             raise unknown("parameter", name, own)

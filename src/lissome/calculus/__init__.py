@@ -23,6 +23,7 @@ from lissome.calculus.products import (
     linearize,
     vjp,
 )
+from lissome.calculus.quadratic import Quadratic, quadratic
 
 __all__ = [
     "Density",
@@ -32,6 +33,7 @@ __all__ = [
     "Extremes",
     "Krylov",
     "Operator",
+    "Quadratic",
     "derivatives",
     "expand",
     "explain",
@@ -45,6 +47,7 @@ __all__ = [
     "jvp",
     "lanczos",
     "linearize",
+    "quadratic",
     "spectral_density",
     "vjp",
 ]

@@ -1,0 +1,170 @@
+r"""The terms of a form turned among themselves, so that few of them carry what the form does.
+
+B A = (B X)(X^-1 A) for every invertible X (r, r): the weight stays, its terms do not, and which terms there are matters
+more for a cut than how they are chosen. With y = A x what enters B, and h the gradient of a residual there,
+
+    M = E[y y^T],  K = E[h h^T]        U S V^T = svd(K^1/2 M^1/2),  X = M^1/2 V,  X^-1 = V^T M^-1/2
+
+so that y' = X^-1 y is white, h' = X^T h has the second moment S^2, and B X = B K^-1/2 U S where K is not singular.
+Then column i of B X and row i of X^-1 A are brought to one length, which changes no term.
+
+| basis | K | M |
+|---|---|---|
+| `svd` | B^T B | A A^T |
+| `whitened` | B^T B | E[y y^T] |
+| `kronecker` | E[h h^T] | E[y y^T] |
+
+`svd` is the singular value decomposition of B A. SubLoRA (arXiv 2507.01841) cuts the terms as they were trained.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lissome._errors import UsageError
+from lissome.adapt.tucker import Tucker
+
+BASES = ("trained", "svd", "whitened", "kronecker")
+
+
+class Rotation(NamedTuple):
+    """X and its inverse, (r, r) each, in float64."""
+
+    forth: Tensor
+    back: Tensor
+
+
+def rotation(B: Tensor, A: Tensor, *, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Rotation:
+    """Return the change of basis of B A.
+
+    Args:
+        B: (out, r).
+        A: (r, in).
+        inputs: M (r, r), symmetric and positive semidefinite; None is A A^T.
+        outputs: K (r, r), the same; None is B^T B.
+
+    Raises:
+        UsageError: a moment of another shape, or one that is not finite.
+
+    >>> B, A = torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.eye(2)
+    >>> X, back = rotation(B, A)
+    >>> (B.double() @ X).norm(dim=0)  # of two terms only one is needed
+    tensor([1.1892, 0.0000], dtype=torch.float64)
+    """
+    left, right = B.detach().double(), A.detach().double()
+    r = len(right)
+    M = right @ right.mT if inputs is None else _moment("inputs", inputs, r).to(right)
+    K = left.mT @ left if outputs is None else _moment("outputs", outputs, r).to(right)
+    # what no input reaches is neither lost nor blown up: X^-1 grows to eps^-1/3, and rounding in B X A' with it
+    root, inverse = _roots(M, torch.finfo(A.dtype).eps ** (2 / 3))
+    values, vectors = torch.linalg.eigh(root @ K @ root)  # V S^2 V^T, without the root of K
+    V = vectors[:, values.argsort(descending=True)]
+    forth, back = root @ V, V.mT @ inverse
+    longer = (back @ right).norm(dim=1) / (left @ forth).norm(dim=0)
+    even = torch.where((longer > 0) & longer.isfinite(), longer, torch.ones_like(longer)).sqrt()
+    return Rotation(forth * even, back / even[:, None])
+
+
+def nearest_kronecker(G: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return K and M (r, r) with |G - K x M| least in the Frobenius norm, G[a, b, c, d] ~ K[a, c] M[b, d].
+
+    G is the Gauss-Newton matrix in a matrix T between B and A, B T A: with one vector y and one h for each residual
+    it is E[h_a y_b h_c y_d], and K and M are the moments of h and of y as far as it falls into them. Both are positive
+    semidefinite where G is (C. F. Van Loan and N. Pitsianis, 1993).
+
+    Args:
+        G: (r, r, r, r), symmetric as a matrix (r^2, r^2).
+    """
+    r = len(G)
+    U, s, Vh = torch.linalg.svd(G.double().permute(0, 2, 1, 3).reshape(r * r, r * r))
+    size = s[0].sqrt() * U[:, 0].reshape(r, r).trace().sign()
+    K, M = size * U[:, 0].reshape(r, r), size * Vh[0].reshape(r, r)
+    return (K + K.mT) / 2, (M + M.mT) / 2
+
+
+def halves(form: Tucker) -> tuple[Tensor, Tensor]:
+    """Return B (out, r) and A (r, in) with B A the form of a matrix without its base; gates, core, scale are in B.
+
+    Raises:
+        UsageError: the form is no matrix, or holds its own start beside it: see `updated`.
+    """
+    if form.ways != 2:
+        raise UsageError(f"the form has shape {form.shape}; only those of matrices have terms that can be turned")
+    if form.base == "residual":
+        raise UsageError(
+            f"a form of kind '{form.kind}' subtracts its own start; call lissome.adapt.updated on it first"
+        )
+    core = form.gates if form.core is None else form.gates * form.core
+    P, Q = (factor.detach() for factor in form.factors)
+    return form.scale * (P @ core.detach() if core.dim() == 2 else P * core.detach()), Q.mT
+
+
+def updated(form: Tucker) -> Tucker:
+    """Return a form that adds to the base what a `residual` one adds by now, with terms of its own for it.
+
+    That of `pissa` has twice the rank: the terms, and those of the start. Other forms come back as they are.
+    """
+    if form.base != "residual":
+        return form
+    terms = form._terms()
+    if len(terms) == 1:
+        ((core, factors),) = terms
+        return Tucker(factors, core.detach(), scale=form.scale, train=form.trained)
+    (core, factors), (start, old) = terms
+    if core.dim() == 2:
+        core = torch.block_diag(core, start)
+    else:
+        core = torch.cat([core, start])
+    both = [torch.cat(pair, 1) for pair in zip(factors, old, strict=True)]
+    if form.core is None:  # without a core its signs go into the first factor
+        return Tucker([both[0] * core, both[1]], scale=form.scale, train=form.trained, kind="lora")
+    return Tucker(both, core, scale=form.scale, train=form.trained)
+
+
+def rotated(form: Tucker, X: Rotation, kept: Tensor | None = None, values: Tensor | None = None) -> Tucker:
+    """Return the form with its terms turned by X, or those of them that are kept, each times a value.
+
+    What is trained stays trained. A form without a core stays one; another gets unit vectors and its terms' sizes on
+    the diagonal of its core.
+
+    Args:
+        form: of a matrix, `add` or `replace`.
+        X: of `rotation`.
+        kept: indices (k,) of the terms that are kept; None keeps all.
+        values: (k,), of the gates; None is 1.
+    """
+    B, A = halves(form)
+    left, right = B.double() @ X.forth, X.back @ A.double()  # (out, r), (r, in)
+    if kept is not None:
+        left, right = left[:, kept], right[kept]
+    if values is not None:
+        left = left * values.to(left)
+    like, train = form.factors[0], form.trained
+    if form.core is None:
+        factors, core = [left / form.scale, right.mT], None
+    else:
+        sizes = [part.norm(dim=0).clamp_min(torch.finfo(left.dtype).tiny) for part in (left, right.mT)]
+        core = (sizes[0] * sizes[1] / form.scale).to(like)
+        factors = [left / sizes[0], right.mT / sizes[1]]
+        core = core if form.core.dim() == 1 else torch.diag(core)
+    kind = "lora" if form.core is None else "tucker"  # the weight alone no longer gives its vectors
+    parts = [factor.to(like) for factor in factors]
+    return Tucker(parts, core, base=form.base, scale=form.scale, train=train, kind=kind)
+
+
+def _moment(name: str, moment: Tensor, r: int) -> Tensor:
+    if moment.shape != (r, r):
+        raise UsageError(f"{name} has shape {tuple(moment.shape)}; legal is ({r}, {r}) for {r} terms")
+    if not bool(moment.isfinite().all()):
+        raise UsageError(f"{name} holds numbers that are not finite; measure it on other inputs")
+    return (moment.detach() + moment.detach().mT) / 2
+
+
+def _roots(M: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """Return M^1/2 and M^-1/2, its eigenvalues held above a part of the largest."""
+    values, vectors = torch.linalg.eigh(M)
+    values = values.clamp_min(floor * float(values[-1]) if values[-1] > 0 else 1.0).sqrt()
+    return vectors * values @ vectors.mT, vectors / values @ vectors.mT

@@ -1,0 +1,102 @@
+r"""Second moments of what passes between the factors of B A: M = E[y y^T] of y = A x, K = E[h h^T] of its gradient.
+
+Two ways. *By listening*: hooks see y and h of every row while a probe is evaluated and differentiated, a scalar such as
+the log-probability of labels drawn from the model itself: over the draws the rows do not mix, and K is a factor of the
+Fisher matrix (J. Martens and R. Grosse, arXiv 1503.05671). *By the residual*: with a matrix T between B and A the
+Gauss-Newton matrix in T is known exactly, and K and M are its nearest Kronecker product. That needs r^2 products for
+each layer and no hooks: it sees through derivatives in x, through layers that are used many times, and through any
+network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lissome._errors import UsageError
+from lissome.adapt.basis import nearest_kronecker
+from lissome.allocation.terms import Tap, Terms
+from lissome.calculus import gauss_newton
+
+Moments = Mapping[str, tuple[Tensor, Tensor]]  # layer -> M and K, (r, r) each, float64
+
+
+def by_residual(terms: Terms, residual: Callable[..., Tensor], batches: Iterable[Any]) -> Moments:
+    """Return M and K of each layer from the Gauss-Newton matrix in a matrix between its factors.
+
+    Args:
+        terms: the model.
+        residual: (model, batch) -> (M,), whose mean square is the loss.
+        batches: over which it is averaged.
+    """
+    f, halves, found = terms.function(residual), terms.halves(), {}
+    for layer, (_, A) in halves.items():
+        r = len(A)
+        total = A.new_zeros(r, r, r, r, dtype=torch.float64)
+        for batch in batches:
+            G = gauss_newton(
+                lambda T, A=A, layer=layer, batch=batch: f({layer: T["T"] @ A}, batch),
+                {"T": torch.eye(r, dtype=A.dtype, device=A.device)},
+            )
+            total += G.dense().double().reshape(r, r, r, r)
+        K, M = nearest_kronecker(total)
+        found[layer] = (M, K)
+    return found
+
+
+def by_listening(terms: Terms, probe: Callable[..., Tensor], batches: Iterable[Any]) -> Moments:
+    """Return M and K of each layer over the rows whose gradient is not 0, so that padding counts for nothing.
+
+    Args:
+        terms: the model.
+        probe: (model, batch) -> scalar, whose gradient in what enters B is h.
+        batches: over which it is averaged.
+
+    Raises:
+        UsageError: the probe is no scalar, has no graph, or reaches no layer.
+    """
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    for batch in batches:
+        with ExitStack() as stack, torch.enable_grad():
+            leaves: list[Tensor] = []
+            for layer, tap in terms.taps().items():
+                handle = tap.module.register_forward_hook(_listener(layer, tap, sums, leaves))
+                stack.callback(handle.remove)
+            value = probe(terms.model, batch)
+            if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+                raise UsageError("the probe has to return a scalar tensor with its graph, such as a log-probability")
+            torch.autograd.grad(value, leaves, allow_unused=True)
+    for layer in terms.taps():
+        if layer not in sums:
+            raise UsageError(f"the probe never reached the layer '{layer}'; take batches that use all of the model")
+    return sums
+
+
+def _listener(
+    layer: str, tap: Tap, sums: dict[str, tuple[Tensor, Tensor]], leaves: list[Tensor]
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """Return a forward hook that adds up y y^T and h h^T when the gradient comes back."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        leaf = output.new_zeros((), requires_grad=True)  # nothing else in the model has to want a gradient
+        leaves.append(leaf)
+        out = output + leaf
+        y = tap.y(inputs[0], output).detach()
+
+        def see(gradient: Tensor) -> None:
+            h = tap.h(gradient.detach())
+            r = h.shape[-1]
+            left, right = h.reshape(-1, r).double(), y.reshape(-1, r).double()
+            seen = left.any(1)
+            left, right = left[seen], right[seen]
+            M, K = sums.get(layer, (left.new_zeros(r, r), left.new_zeros(r, r)))
+            sums[layer] = (M + right.mT @ right, K + left.mT @ left)
+
+        out.register_hook(see)
+        return out
+
+    return hook

@@ -1,0 +1,117 @@
+r"""A model whose layers are base + B A: what its terms are, and what the model is as a function of them.
+
+Everything that is asked of a term, a gate g_i on it or a matrix T between B and A, is asked of the right factor alone:
+
+    B diag(g) A = B (diag(g) A)        B T A = B (T A)        (B X) diag(g) (X^-1 A) = B (X diag(g) X^-1 A)
+
+so a model needs one door, `function`, which puts other right factors in; nothing is written into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lissome._errors import UsageError
+from lissome._vector import functional
+from lissome.adapt import Adapted, Tucker
+from lissome.adapt.basis import Rotation, halves, rotated, updated
+
+Call = Callable[..., Any]
+
+
+class Tap(NamedTuple):
+    """A module between whose calls y (..., r) and its gradient h (..., r) are seen.
+
+    Attributes:
+        module: what is listened at.
+        y: from its input and output.
+        h: from the gradient at its output.
+    """
+
+    module: nn.Module
+    y: Callable[[Tensor, Tensor], Tensor]
+    h: Callable[[Tensor], Tensor]
+
+
+class Terms(Protocol):
+    """A model with layers of the form base + B A."""
+
+    model: nn.Module
+
+    def halves(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return layer -> B (out, r) and A (r, in), whose product is what the layer adds."""
+        ...
+
+    def function(self, call: Call) -> Call:
+        """Return `call(model, ...)` as a function of layer -> right factor (r, in), and whatever else."""
+        ...
+
+    def taps(self) -> dict[str, Tap]:
+        """Return layer -> where its y = A x, and the gradient h there, are seen."""
+        ...
+
+
+class AdaptedTerms:
+    """The terms of an `Adapted`; its forms have to be of matrices.
+
+    Args:
+        model: forms that subtract their own start, such as `pissa`, are first written as what they add by now: then
+            `model` here is another one, which computes the same.
+
+    Raises:
+        UsageError: no form of a matrix with a term.
+    """
+
+    def __init__(self, model: Adapted):
+        forms = {path: updated(form) for path, form in model.forms().items()}
+        self.model = model if all(new is model.forms()[path] for path, new in forms.items()) else replaced(model, forms)
+        self.names = [path for path, form in forms.items() if form.ways == 2 and min(form.ranks) > 0]
+        if not self.names:
+            raise UsageError("the model has no small form of a matrix with a term to keep or to cut")
+
+    def halves(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return layer -> B (out, r) and A (r, in)."""
+        forms = self.model.forms()
+        return {path: halves(forms[path]) for path in self.names}
+
+    def function(self, call: Call) -> Call:
+        """Return `call(model, ...)` as a function of right factors."""
+        names = {path: f"form.{path}.factor1" for path in self.names}
+        inner, _ = functional(call, self.model, names.values())
+        return lambda right, *others: inner({names[path]: A.mT for path, A in right.items()}, *others)
+
+    def taps(self) -> dict[str, Tap]:
+        """Return the linear layers of the base, where what enters B is found from what enters them."""
+        found = {}
+        for path, (B, A) in self.halves().items():
+            module = self.model.base.get_submodule(path.rpartition(".")[0])
+            if not isinstance(module, nn.Linear):
+                raise UsageError(
+                    f"'{path}' belongs to a {type(module).__name__}, of which the inputs cannot be observed; take the "
+                    "basis 'svd', or give a residual"
+                )
+            found[path] = Tap(module, lambda x, out, A=A: x @ A.mT, lambda gradient, B=B: gradient @ B)
+        return found
+
+    def cut(
+        self, rotations: Mapping[str, Rotation], kept: Mapping[str, Tensor], values: Mapping[str, Tensor]
+    ) -> Adapted:
+        """Return a model of the kept terms alone, each times its gate's value."""
+        forms = dict(self.model.forms())
+        for path in self.names:
+            forms[path] = rotated(forms[path], rotations[path], kept[path], values[path])
+        return replaced(self.model, forms)
+
+
+def replaced(model: Adapted, forms: Mapping[str, Tucker]) -> Adapted:
+    """Return a copy of an adapted model with other forms; what is trained whole keeps its numbers."""
+    free = {name.removeprefix("free."): p for name, p in model.named_parameters() if name.startswith("free.")}
+    new = Adapted(model.base, forms, train=free)
+    with torch.no_grad():
+        for path, parameter in free.items():
+            new.free.get_parameter(path).copy_(parameter)
+    return new.train(model.training)

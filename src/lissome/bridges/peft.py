@@ -1,0 +1,378 @@
+r"""Ranks for the layers of a `peft` LoRA model: chosen, turned and cut, on the model as it is.
+
+A LoRA layer of peft adds scaling * B A x, with A (r, in) in `lora_A` and B (out, r) in `lora_B`. What is asked of the
+terms goes through the weight of `lora_A` (see `allocation.terms`), so nothing of peft is changed to measure them, and
+the base, quantised or not, is left alone.
+
+SubLoRA (arXiv 2507.01841); the change of basis comes first, for a trained LoRA's terms have no meaning of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lissome._errors import UsageError, unknown
+from lissome._vector import functional
+from lissome.adapt.basis import Rotation
+from lissome.allocation import Allocation, Tap, choose, rotations
+
+try:
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import Embedding, MultiheadAttention, ParamWrapper
+    from peft.tuners.lora.variants import DoraLinearVariant
+except ImportError as error:
+    raise UsageError("lissome.bridges.peft needs peft; install it with: pip install 'lissome[peft]'") from error
+
+Batch = Mapping[str, Any]
+KNOWN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # what A may be
+
+
+@dataclass(frozen=True)
+class PeftRanks:
+    """What a `LoraConfig` needs, and what was chosen.
+
+    Attributes:
+        rank_pattern: layer -> rank, for `LoraConfig`; keys are escaped and anchored paths.
+        alpha_pattern: layer -> lora_alpha, by which each layer's scaling stays as it was.
+        exclude_modules: a regular expression of the layers that keep no term, or None.
+        allocation: the choice, its basis and curvature.
+        adapter: whose terms they are.
+    """
+
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, float]
+    exclude_modules: str | None
+    allocation: Allocation
+    adapter: str
+
+    def settings(self) -> dict[str, Any]:
+        """Return the three settings as JSON types: `LoraConfig(..., **ranks.settings())`."""
+        found = {"rank_pattern": self.rank_pattern, "alpha_pattern": self.alpha_pattern}
+        return found | ({"exclude_modules": self.exclude_modules} if self.exclude_modules else {})
+
+
+def choose_ranks(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Any], Tensor] | None,
+    batches: Sequence[Any],
+    budget: int,
+    *,
+    adapter: str | None = None,
+    probe: Callable[[nn.Module, Any], Tensor] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> PeftRanks:
+    """Choose which terms of a trained LoRA stay; the model is left as it is.
+
+    Args:
+        model: a `PeftModel` of any task, or any module with LoRA layers of peft; the base may be quantised.
+        loss: (model, batch) -> scalar; None takes `model(**batch).loss`.
+        batches: a fixed few.
+        budget: how many terms may stay over all layers.
+        adapter: its name; None is the active one.
+        probe: (model, batch) -> scalar by whose gradient the basis is found; None draws labels from `logits`.
+        seed: of those labels, and of the rule `random`.
+        options: `rule`, `basis` and the others of `allocation.choose`.
+
+    Raises:
+        UsageError: no LoRA, an untrained, merged, disabled or half-precision one, a layer of a kind that is not covered
+            (named), a budget that does not fit, a loss that is not finite or has no graph.
+    """
+    terms = PeftTerms(model, adapter)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = probe or (lambda net, batch: sampled_likelihood(net, batch, generator))
+    options = {"basis": "kronecker", "generator": generator} | options
+    if budget < 1:
+        raise UsageError(f"budget is {budget}; legal are 1 to {terms.count}, for peft has no LoRA without a term")
+    return describe(terms, choose(terms, loss or own_loss, batches, budget, probe=drawn, **options))
+
+
+def rotate_adapter_(
+    model: nn.Module,
+    batches: Sequence[Any] = (),
+    *,
+    adapter: str | None = None,
+    basis: str | None = None,
+    probe: Callable[[nn.Module, Any], Tensor] | None = None,
+    seed: int = 0,
+) -> dict[str, Rotation]:
+    """Turn the terms of a LoRA in place, largest first; outputs stay to rounding.
+
+    An optimizer's state for these weights speaks of the old terms: make a new one.
+
+    Args:
+        model: as in `choose_ranks`.
+        batches: on which moments are measured; not needed by `svd`.
+        adapter: its name; None is the active one.
+        basis: `svd`, `whitened` or `kronecker`; None is `kronecker` with batches and `svd` without.
+        probe: as in `choose_ranks`.
+        seed: as in `choose_ranks`.
+
+    Returns:
+        layer -> X and its inverse.
+    """
+    terms, generator = PeftTerms(model, adapter), torch.Generator().manual_seed(seed)
+    drawn = probe or (lambda net, batch: sampled_likelihood(net, batch, generator))
+    turned = rotations(terms, basis or ("kronecker" if batches else "svd"), batches, probe=drawn if batches else None)
+    terms.write(turned)
+    return turned
+
+
+def cut_adapter_(model: nn.Module, ranks: PeftRanks) -> nn.Module:
+    """Keep in place what was chosen: the kept terms, each times its gate; ready for `save_pretrained`.
+
+    Layers that keep none give their adapter up. An optimizer made before holds none of the new weights.
+
+    Args:
+        model: the model for which the ranks were chosen, as it was then.
+        ranks: of `choose_ranks`.
+
+    Returns:
+        the model itself.
+
+    Raises:
+        UsageError: the model's adapter is another one by now, or has other ranks.
+    """
+    terms, choice = PeftTerms(model, ranks.adapter), ranks.allocation.choice
+    if terms.sizes() != dict(choice.layers):
+        raise UsageError("the adapter does not have the terms that were chosen from; choose again for this model")
+    kept = {layer: torch.tensor(indices, dtype=torch.long) for layer, indices in choice.kept.items()}
+    terms.write(ranks.allocation.rotations, kept, choice.values)
+    terms.settle(ranks)
+    return model
+
+
+class PeftTerms:
+    """The terms of one LoRA adapter of peft.
+
+    Args:
+        model: holds LoRA layers.
+        adapter: its name; None is the active one.
+
+    Raises:
+        UsageError: see `choose_ranks`.
+    """
+
+    def __init__(self, model: nn.Module, adapter: str | None = None):
+        layers = {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
+        if not layers:
+            raise UsageError(f"the {type(model).__name__} has no LoRA layer of peft; make one by peft.get_peft_model")
+        self.model, self.adapter = model, _active(layers, adapter)
+        self.layers: dict[str, LoraLayer] = {}
+        self.paths: dict[str, str] = {}  # path in the model that peft's settings speak of -> path here
+        within = "base_model.model."
+        for path, layer in layers.items():
+            if self.adapter in {**layer.lora_A, **layer.lora_embedding_A}:
+                _check_layer(path, layer, self.adapter)
+                self.paths[path.removeprefix(within)] = path
+                self.layers[path.removeprefix(within)] = layer
+        _check_shared(self.layers, self.adapter)
+
+    @property
+    def count(self) -> int:
+        """All terms."""
+        return sum(self.sizes().values())
+
+    def sizes(self) -> dict[str, int]:
+        """Return layer -> rank."""
+        return {path: layer.r[self.adapter] for path, layer in self.layers.items()}
+
+    def halves(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return layer -> B (out, r), with its scaling, and A (r, in)."""
+        found = {}
+        for path, layer in self.layers.items():
+            B, A = self._weights(layer)
+            found[path] = (layer.scaling[self.adapter] * B.detach().flatten(1), A.detach().flatten(1))
+        return found
+
+    def function(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `call(model, ...)` as a function of right factors (r, in)."""
+        names = {path: f"{self.paths[path]}.lora_A.{self.adapter}.weight" for path in self.layers}
+        shapes = {path: self._weights(layer)[1].shape for path, layer in self.layers.items()}
+        inner, _ = functional(call, self.model, names.values())
+        return lambda right, *others: inner(
+            {names[path]: A.reshape(shapes[path]) for path, A in right.items()}, *others
+        )
+
+    def taps(self) -> dict[str, Tap]:
+        """Return the modules A, whose output is y."""
+        modules = {path: layer.lora_A[self.adapter] for path, layer in self.layers.items()}
+        return {
+            path: Tap(module, lambda x, out, m=module: _rows(out, m), lambda gradient, m=module: _rows(gradient, m))
+            for path, module in modules.items()
+        }
+
+    def write(
+        self,
+        turned: Mapping[str, Rotation],
+        kept: Mapping[str, Tensor] | None = None,
+        values: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Write B X and X^-1 A into the adapter, or those of their terms that are kept, each times its value."""
+        for path, layer in self.layers.items():
+            B, A = self._weights(layer)
+            X = turned[path]
+            left, right = B.detach().double().flatten(1) @ X.forth, X.back @ A.detach().double().flatten(1)
+            if kept is not None:
+                left, right = left[:, kept[path]], right[kept[path]]
+            if values is not None:
+                left = left * values[path].to(left)
+            r = len(right)
+            A.data = right.reshape(r, *A.shape[1:]).to(A)
+            B.data = left.reshape(B.shape[0], r, *B.shape[2:]).to(B)
+            A.grad = B.grad = None
+
+    def settle(self, ranks: PeftRanks) -> None:
+        """Bring sizes and settings of peft to the weights' new shapes."""
+        config = self.model.peft_config[self.adapter]  # type: ignore[index, union-attr]
+        config.rank_pattern, config.alpha_pattern = dict(ranks.rank_pattern), dict(ranks.alpha_pattern)
+        config.exclude_modules = _excluded(config.exclude_modules, ranks.exclude_modules)
+        for path, layer in self.layers.items():
+            r = ranks.allocation.ranks[path]
+            if r == 0:
+                self._give_up(path, layer)
+                continue
+            layer.r[self.adapter], layer.lora_alpha[self.adapter] = r, ranks.alpha_pattern[_key(path)]  # type: ignore[assignment]
+            inner, outer = layer.lora_A[self.adapter], layer.lora_B[self.adapter]
+            for module, side in ((inner, "out"), (outer, "in")):
+                kind = "features" if isinstance(module, nn.Linear) else "channels"
+                setattr(module, f"{side}_{kind}", r)
+
+    def _weights(self, layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter]:
+        return layer.lora_B[self.adapter].weight, layer.lora_A[self.adapter].weight  # type: ignore[return-value]
+
+    def _give_up(self, path: str, layer: LoraLayer) -> None:
+        """Take this adapter off a layer; one that has no other becomes its base again."""
+        for attribute in (*layer.adapter_layer_names, *layer.other_param_names):
+            held = getattr(layer, attribute)
+            if self.adapter in held:
+                del held[self.adapter]
+        layer.lora_variant.pop(self.adapter, None)
+        if not layer.lora_A and not layer.lora_embedding_A:
+            parent, _, name = self.paths[path].rpartition(".")
+            setattr(self.model.get_submodule(parent), name, layer.get_base_layer())
+
+
+def describe(terms: PeftTerms, allocation: Allocation) -> PeftRanks:
+    """Return a choice in the words of `LoraConfig`."""
+    ranks, alphas = {}, {}
+    for path, r in allocation.ranks.items():
+        layer = terms.layers[path]
+        if r:
+            scaling = layer.scaling[terms.adapter]
+            alpha = scaling * (r**0.5 if layer.use_rslora.get(terms.adapter) else r)
+            ranks[_key(path)] = r
+            alphas[_key(path)] = int(alpha) if float(alpha).is_integer() else alpha
+    gone = [re.escape(path) for path, r in allocation.ranks.items() if r == 0]
+    return PeftRanks(ranks, alphas, "|".join(gone) or None, allocation, terms.adapter)
+
+
+def own_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Return what a transformers model calls its loss.
+
+    Raises:
+        UsageError: it gives none, as without `labels` in the batch.
+    """
+    loss = getattr(model(**batch), "loss", None)
+    if loss is None:
+        raise UsageError(f"the model gives no loss for a batch with {', '.join(batch)}; add labels, or give a loss")
+    return loss
+
+
+def sampled_likelihood(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Return the log-probability of labels drawn from the model's own logits, summed over what its loss looks at.
+
+    Args:
+        model: called with the batch; gives `logits` (..., classes).
+        batch: `labels` that are -100, and positions that `attention_mask` hides, count for nothing.
+        generator: draws the labels, on the CPU.
+    """
+    logits = getattr(model(**batch), "logits", None)
+    if logits is None or logits.shape[-1] < 2:
+        raise UsageError("the model gives no logits of two or more classes to draw labels from; give a probe")
+    scores = logits.float().log_softmax(-1)  # (..., C)
+    draws = torch.multinomial(scores.detach().cpu().exp().flatten(0, -2), 1, generator=generator)  # (rows, 1)
+    taken = scores.flatten(0, -2).gather(1, draws.to(scores.device)).reshape(scores.shape[:-1])
+    seen = torch.ones_like(taken)
+    mask, labels = batch.get("attention_mask"), batch.get("labels")
+    if mask is not None and mask.shape == taken.shape:
+        seen = seen * mask
+    if labels is not None and labels.shape == taken.shape and taken.ndim == 2:
+        wanted = labels.ne(-100).to(seen)
+        if _causal(model):  # position t speaks of the label at t + 1
+            wanted = torch.cat([wanted[:, 1:], torch.zeros_like(wanted[:, :1])], 1)
+        seen = seen * wanted
+    return (taken * seen).sum()
+
+
+def _causal(model: nn.Module) -> bool:
+    names = [type(each).__name__ for each in model.modules()]
+    return any("CausalLM" in name or "LMHead" in name for name in names)
+
+
+def _rows(out: Tensor, module: nn.Module) -> Tensor:
+    return out if isinstance(module, nn.Linear) else out.movedim(1, -1)
+
+
+def _key(path: str) -> str:
+    """Return a path as peft reads it: a regular expression, of which an unanchored one would match longer paths too."""
+    return f"^{re.escape(path)}"
+
+
+def _excluded(before: Any, now: str | None) -> str | None:
+    """Join what a configuration excluded with what is excluded now, as one regular expression."""
+    if not before:
+        return now
+    if not isinstance(before, str):
+        before = rf"(?:.*\.)?(?:{'|'.join(re.escape(each) for each in before)})"
+    return f"(?:{before})|{now}" if now else before
+
+
+def _active(layers: Mapping[str, LoraLayer], adapter: str | None) -> str:
+    """Return the adapter that is meant, if it is one that is at work."""
+    known = dict.fromkeys(name for layer in layers.values() for name in {**layer.lora_A, **layer.lora_embedding_A})
+    active = dict.fromkeys(name for layer in layers.values() for name in layer.active_adapters)
+    if adapter is None:
+        if len(active) != 1:
+            raise UsageError(f"the active adapters are {', '.join(active) or 'none'}; name one by adapter=")
+        adapter = next(iter(active))
+    if adapter not in known:
+        raise unknown("adapter", adapter, known)
+    if adapter not in active:
+        raise UsageError(f"the adapter '{adapter}' is not active; call model.set_adapter('{adapter}') first")
+    return adapter
+
+
+def _check_layer(path: str, layer: LoraLayer, adapter: str) -> None:
+    kind = type(layer).__name__
+    if isinstance(layer, Embedding | MultiheadAttention | ParamWrapper) or adapter not in layer.lora_A:
+        what = {Embedding: "an embedding's LoRA", ParamWrapper: "a LoRA of target_parameters"}.get(type(layer), kind)
+        raise UsageError(f"'{path}' is {what}, whose terms cannot be measured; legal are linear and convolution layers")
+    inner, outer = layer.lora_A[adapter], layer.lora_B[adapter]
+    if not isinstance(inner, KNOWN) or not isinstance(outer, KNOWN):
+        raise UsageError(f"'{path}' is a {kind} with factors of type {type(inner).__name__}, which is not covered")
+    if getattr(outer, "groups", 1) != 1 or getattr(inner, "groups", 1) != 1:
+        raise UsageError(f"'{path}' is a convolution in groups, of which each has terms of its own; it is not covered")
+    variant = layer.lora_variant.get(adapter)
+    if variant is not None and not isinstance(variant, DoraLinearVariant):
+        raise UsageError(f"'{path}' is of the variant {type(variant).__name__}; legal are plain LoRA and DoRA")
+    if layer.merged:
+        raise UsageError(f"the adapter is merged into '{path}'; call model.unmerge_adapter() first")
+    if layer.disable_adapters:
+        raise UsageError(f"adapters are disabled in '{path}'; leave disable_adapter(), or enable them first")
+
+
+def _check_shared(layers: Mapping[str, LoraLayer], adapter: str) -> None:
+    """Refuse factors that two layers share: a cut in one would be a cut in the other."""
+    owners: dict[int, str] = {}
+    for path, layer in layers.items():
+        for module in (layer.lora_A[adapter], layer.lora_B[adapter]):
+            first = owners.setdefault(id(module.weight), path)
+            if first != path:
+                raise UsageError(f"'{first}' and '{path}' share a factor; cutting one would cut the other")
