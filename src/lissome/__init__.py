@@ -1,8 +1,8 @@
 """Lissome: networks that carry structure.
 
-The rooms, each a package that loads when first used: `adapt` (weights as small forms), `allocation` (how many terms each
-layer keeps), `bridges` (other people's libraries), `calculus` (derivatives), `models`, `optim`, `pde`, `recipes` (what the
-command line calls) and `report`.
+The rooms, each a package that loads when first used: `adapt` (weights as small forms), `allocation` (how many terms
+each layer keeps), `bridges` (other people's libraries), `calculus` (derivatives), `models`, `optim`, `pde`, `recipes`
+(what the command line calls) and `report`.
 """
 
 from lissome._door import door
