@@ -114,10 +114,7 @@ def updated(form: Tucker) -> Tucker:
         ((core, factors),) = terms
         return Tucker(factors, core.detach(), scale=form.scale, train=form.trained)
     (core, factors), (start, old) = terms
-    if core.dim() == 2:
-        core = torch.block_diag(core, start)
-    else:
-        core = torch.cat([core, start])
+    core = torch.block_diag(core, start) if core.dim() == 2 else torch.cat([core, start])
     both = [torch.cat(pair, 1) for pair in zip(factors, old, strict=True)]
     if form.core is None:  # without a core its signs go into the first factor
         return Tucker([both[0] * core, both[1]], scale=form.scale, train=form.trained, kind="lora")

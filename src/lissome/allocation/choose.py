@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -241,6 +241,6 @@ def _check_finite(gates: Gates) -> None:
             value = gates.at(ones, batch)
         if isinstance(value, Tensor) and value.numel() == 1 and not bool(value.isfinite()):
             raise UsageError(
-                f"the loss of batch {number} is {float(value)}; legal is a finite number: look at the batch, its labels "
-                "and the model's dtype"
+                f"the loss of batch {number} is {float(value)}; legal is a finite number: look at the batch, its "
+                "labels and the model's dtype"
             )
