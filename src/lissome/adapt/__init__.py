@@ -1,16 +1,21 @@
 """A weight tensor may be written as a small form; a module may be computed with such weights."""
 
 from lissome.adapt.adapted import Adapted
+from lissome.adapt.choice import RankChoice
 from lissome.adapt.forms import lora, lora_xs, pissa, singular_values, svd, tucker
 from lissome.adapt.methods import METHODS, Method, adapt, large, reinitialize
+from lissome.adapt.ranks import select_ranks, smoothed
 from lissome.adapt.reach import reach
+from lissome.adapt.rules import RULES
 from lissome.adapt.stack import Stack
 from lissome.adapt.tucker import Tucker
 
 __all__ = [
     "METHODS",
+    "RULES",
     "Adapted",
     "Method",
+    "RankChoice",
     "Stack",
     "Tucker",
     "adapt",
@@ -20,7 +25,9 @@ __all__ = [
     "pissa",
     "reach",
     "reinitialize",
+    "select_ranks",
     "singular_values",
+    "smoothed",
     "svd",
     "tucker",
 ]
