@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -59,6 +60,19 @@ class Adaptive(Protocol):
 
     def sample_by_residual(self, model: nn.Module, generator: torch.Generator, n: int) -> Batch:
         """Draw a batch of about n points, denser where the residual is large."""
+        ...
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A callback of the training loop that looks at the optimizers too."""
+
+    def begin(self, step: int, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Be told of the optimizers, before the first step, at a resume, and when a phase begins."""
+        ...
+
+    def __call__(self, step: int, model: nn.Module) -> bool | None:
+        """Look at the model after a step; True ends the run."""
         ...
 
 

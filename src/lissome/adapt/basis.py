@@ -37,6 +37,12 @@ class Rotation(NamedTuple):
     back: Tensor
 
 
+def unturned(r: int, device: torch.device | None = None) -> Rotation:
+    """Return the identity: terms as they were trained."""
+    eye = torch.eye(r, dtype=torch.float64, device=device)
+    return Rotation(eye, eye)
+
+
 def rotation(B: Tensor, A: Tensor, *, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Rotation:
     """Return the change of basis of B A.
 

@@ -1,13 +1,20 @@
 """Which ranks each layer of an adapted model should have."""
 
 from lissome.allocation.choose import Allocation, Gates, choose, measuring, rotations
+from lissome.allocation.gated import Gated, GatedForms
+from lissome.allocation.joint import JointRanks
 from lissome.allocation.moments import by_listening, by_residual
+from lissome.allocation.schedule import Schedule
 from lissome.allocation.terms import AdaptedTerms, Tap, Terms, replaced
 
 __all__ = [
     "AdaptedTerms",
     "Allocation",
+    "Gated",
+    "GatedForms",
     "Gates",
+    "JointRanks",
+    "Schedule",
     "Tap",
     "Terms",
     "by_listening",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lissome._errors import UsageError, unknown
-from lissome.adapt.basis import BASES, Rotation, rotation
+from lissome.adapt.basis import BASES, Rotation, rotation, unturned
 from lissome.adapt.choice import RankChoice
 from lissome.adapt.ranks import select_ranks, smoothed
 from lissome.allocation.moments import Moments, by_listening, by_residual
@@ -117,7 +117,7 @@ def rotations(
     halves = terms.halves()
     _check_trained(halves)
     if basis == "trained":
-        return {layer: _stay(A) for layer, (_, A) in halves.items()}
+        return {layer: unturned(len(A), A.device) for layer, (_, A) in halves.items()}
     moments: Moments = {}
     if basis != "svd":
         if residual is None and probe is None:
@@ -213,11 +213,6 @@ def measuring(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def _stay(A: Tensor) -> Rotation:
-    eye = torch.eye(len(A), dtype=torch.float64, device=A.device)
-    return Rotation(eye, eye)
 
 
 def _check_trained(halves: Mapping[str, tuple[Tensor, Tensor]]) -> None:

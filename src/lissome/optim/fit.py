@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lissome._errors import Interrupted, RunError, UsageError
-from lissome._types import Objective
+from lissome._types import Objective, Watcher
 from lissome.optim import checkpoint
 from lissome.optim.bar import Bar
 from lissome.optim.capture import Capture
@@ -67,7 +67,8 @@ def fit(
         precision: no, bf16 or fp16 (mixed precision by Accelerate).
         compile: capture loss and gradient by torch.compile: True, False, or "auto" by a short timing trial.
         tensorboard: write curves for TensorBoard too (needs `lissome[tensorboard]`).
-        on_step: called with the number of steps done and the model after each step; True ends the run.
+        on_step: called with the number of steps done and the model after each step; True ends the run. A `Watcher`
+            is told of the optimizers too, before the first of its steps.
 
     Returns:
         What came of it; see `Result`.
@@ -174,6 +175,7 @@ class _Run:
                 torch.distributed.broadcast(value, 0)
         self.journal.start()
         self.stepper.enter(self.methods[0])
+        self.introduce()
         self.stepper.draw()
         self.stepper.choose(mode, self.remaining)
         if self.tensorboard:
@@ -196,6 +198,7 @@ class _Run:
         self.saved_step = self.resumed_from = self.step
         self.stepper.enter(self.methods[self.phase])
         self.stepper.restore(state)
+        self.introduce()
         kept = state["capture"]
         if kept["compiled"]:  # the same choice, or the bits would differ
             self.stepper.choose(True, self.remaining)
@@ -206,6 +209,11 @@ class _Run:
             begin_trackers(self.machine, self.step + 1)
         self.offset, self.start = state["seconds"], time.perf_counter()
         self.seconds = self.saved_seconds = self.offset
+
+    def introduce(self) -> None:
+        """Tell a callback that asks for it which optimizers move the model now."""
+        if isinstance(self.on_step, Watcher):
+            self.on_step.begin(self.step, self.model, [mover.optimizer for mover in self.stepper.movers])
 
     def remaining(self, step_seconds: float) -> float:
         """Return the number of steps left if one takes so long."""
@@ -247,6 +255,7 @@ class _Run:
             self.phase += 1
             self.phase_step, self.phase_seconds, self.stalled = self.step, self.seconds, False
             self.stepper.enter(self.methods[self.phase])
+            self.introduce()
             self.stepper.draw()
         if not self.stopping and self.last() != self.step:
             self.evaluate()

@@ -1,0 +1,125 @@
+"""A model whose terms can be put out of work and back while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from lissome._errors import UsageError
+from lissome.adapt import Adapted
+from lissome.adapt.basis import unturned
+from lissome.allocation.terms import AdaptedTerms, Terms
+
+Parts = dict[str, list[tuple[nn.Parameter, int]]]
+
+
+@runtime_checkable
+class Gated(Protocol):
+    """Terms of a model, of which some are out of work: they do nothing, and keep their numbers."""
+
+    terms: Terms
+
+    def parts(self) -> Parts:
+        """Return layer -> the trained parameters that hold its terms, each with the dimension that counts them."""
+        ...
+
+    def at_work(self) -> dict[str, Tensor]:
+        """Return layer -> (r,) bool."""
+        ...
+
+    def put(self, at_work: Mapping[str, Tensor]) -> None:
+        """Say which terms are at work."""
+        ...
+
+    def opened(self) -> Any:
+        """Return a context within which all terms are at work."""
+        ...
+
+
+class GatedForms:
+    """The forms of an `Adapted`, by their own gates, which its files and checkpoints keep.
+
+    Args:
+        model: its forms are of matrices, without a full core, and do not subtract their start.
+
+    Raises:
+        UsageError: a form of another kind.
+    """
+
+    def __init__(self, model: Adapted):
+        self.terms = AdaptedTerms(model)
+        self.forms = {path: model.forms()[path] for path in self.terms.names}
+        for path, form in self.forms.items():
+            if form.base == "residual" or form.core_kind == "full":
+                raise UsageError(
+                    f"the form of '{path}' is of kind '{form.kind}', which has no gate for each term; legal are lora "
+                    "and others with a diagonal core or none"
+                )
+
+    def parts(self) -> Parts:
+        """Return the trained factors, columns of terms, and the trained core."""
+        found: Parts = {}
+        for path, form in self.forms.items():
+            trained = dict(form.named_parameters(recurse=False))
+            found[path] = [(p, 0 if name == "core" else 1) for name, p in trained.items()]
+        return found
+
+    def at_work(self) -> dict[str, Tensor]:
+        """Return which gates are not 0."""
+        return {path: form.gates != 0 for path, form in self.forms.items()}
+
+    def put(self, at_work: Mapping[str, Tensor]) -> None:
+        """Set the gates to 1 and 0."""
+        for path, form in self.forms.items():
+            form.gates.copy_(at_work[path])
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Set all gates to 1 for the time."""
+        before = self.at_work()
+        self.put({path: torch.ones_like(work) for path, work in before.items()})
+        try:
+            yield
+        finally:
+            self.put(before)
+
+    def finished(self) -> Adapted:
+        """Return a model of the terms at work alone."""
+        stay = {path: unturned(len(work)) for path, work in self.at_work().items()}
+        kept = {path: work.nonzero().flatten() for path, work in self.at_work().items()}
+        ones = {path: torch.ones(len(indices)) for path, indices in kept.items()}
+        return self.terms.cut(stay, kept, ones)
+
+
+class Frozen:
+    """Terms out of work as they were when they left it: weights, and what optimizers hold of them."""
+
+    def __init__(self, gated: Gated, optimizers: list[torch.optim.Optimizer]):
+        self.kept: list[tuple[Tensor, int, Tensor, Tensor]] = []  # tensor, dimension, indices, values
+        work = gated.at_work()
+        for layer, parts in gated.parts().items():
+            gone = (~work[layer]).nonzero().flatten()
+            if not len(gone):
+                continue
+            for parameter, dim in parts:
+                for tensor in (parameter.data, *_states(parameter, optimizers)):
+                    self.kept.append((tensor, dim, gone, tensor.index_select(dim, gone).clone()))
+
+    def hold(self) -> None:
+        """Put them back after a step: momentum and decay moved them, though their gradient is 0."""
+        for tensor, dim, gone, values in self.kept:
+            tensor.index_copy_(dim, gone, values)
+
+
+def _states(parameter: nn.Parameter, optimizers: list[torch.optim.Optimizer]) -> list[Tensor]:
+    """Return what optimizers hold of a parameter entry by entry."""
+    return [
+        value
+        for optimizer in optimizers
+        for value in optimizer.state.get(parameter, {}).values()
+        if isinstance(value, Tensor) and value.shape == parameter.shape
+    ]

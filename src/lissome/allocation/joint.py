@@ -1,0 +1,162 @@
+r"""Ranks chosen while training goes on: SubLoRA's alternation (arXiv 2507.01841) on AdaLoRA's schedule.
+
+Every so many steps gradient b and Hessian A are taken at the gates as they are, g0 in {0, 1}^n, on fresh batches, and
+moved to where all terms are at work, by the quadratic model itself,
+
+    b at 1  =  b at g0 + A (1 - g0)
+
+so that a term out of work can be weighed against one at work, and may come back. In between, terms out of work keep
+their weights and what the optimizer holds of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lissome._errors import UsageError, unknown
+from lissome._types import Objective
+from lissome.adapt import RULES, Adapted
+from lissome.adapt.basis import unturned
+from lissome.adapt.ranks import select_ranks, smoothed
+from lissome.allocation.choose import Gates, measuring
+from lissome.allocation.gated import Frozen, Gated, GatedForms
+from lissome.allocation.schedule import Schedule
+from lissome.calculus import quadratic
+from lissome.calculus.quadratic import LIMIT
+
+
+class JointRanks:
+    """A callback for `optim.fit(..., on_step=)` that puts terms out of work and back.
+
+    It holds nothing that a checkpoint of the model does not, so a resumed run goes on as it would have.
+
+    Args:
+        model: an `Adapted`, or another `Gated` model.
+        objective: whose fresh batches and loss the terms are weighed by.
+        schedule: when, and how many stay.
+        rule: a name in `adapt.RULES`.
+        regrow: whether a term may come back; else a cut is final.
+        batches: how many fresh ones, at each choice.
+        points: n of `objective.sample`.
+        least: terms that a layer keeps at least, one number or by layer.
+        most: and at most.
+        limit: gates above which second derivatives between layers are left out.
+        seed: of the batches.
+
+    Attributes:
+        history: one entry for each choice: step, budget, ranks by layer, how many went and came back.
+
+    Raises:
+        UsageError: an unknown rule, a budget above the number of terms, forms without a gate for each term.
+    """
+
+    def __init__(
+        self,
+        model: Adapted | Gated,
+        objective: Objective,
+        schedule: Schedule,
+        *,
+        rule: str = "reverse",
+        regrow: bool = True,
+        batches: int = 2,
+        points: int = 1024,
+        least: int | Mapping[str, int] = 0,
+        most: int | Mapping[str, int] | None = None,
+        limit: int = LIMIT,
+        seed: int = 0,
+    ):
+        if rule not in RULES:
+            raise unknown("rule", rule, RULES)
+        if batches < 1:
+            raise UsageError(f"batches is {batches}; legal are 1 and more")
+        self.gated: Gated = GatedForms(model) if isinstance(model, Adapted) else model
+        self.objective, self.schedule, self.rule, self.regrow = objective, schedule, rule, regrow
+        self.batches, self.points, self.least, self.most = batches, points, least, most
+        self.limit, self.seed = limit, seed
+        self.layers = {layer: len(work) for layer, work in self.gated.at_work().items()}
+        if schedule.budget > sum(self.layers.values()):
+            raise UsageError(f"budget is {schedule.budget}; legal are 0 to {sum(self.layers.values())}, all terms")
+        self.history: list[dict[str, Any]] = []
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.frozen = Frozen(self.gated, [])
+
+    def begin(self, step: int, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Take note of the optimizers, before the first step or at a resume."""
+        self.optimizers = list(optimizers)
+        self.frozen = Frozen(self.gated, self.optimizers)
+
+    def __call__(self, step: int, model: nn.Module) -> None:
+        """Hold the terms out of work, and choose anew where that is due."""
+        self.frozen.hold()
+        if self.schedule.due(step):
+            self.choose(step)
+
+    def choose(self, step: int) -> None:
+        """Weigh all terms on fresh batches and put to work those that the rule keeps."""
+        work = torch.cat(list(self.gated.at_work().values()))  # (n,)
+        budget = self.schedule.at(step, len(work))
+        if budget == len(work) and bool(work.all()):
+            return
+        gradient, blocks, score, gates = self._weigh(step, work)
+        open_ = torch.ones_like(work) if self.regrow else work
+        layers, index = _shared(self.layers, open_), open_.nonzero().flatten()
+        choice = select_ranks(
+            gradient[index],
+            _restricted(blocks, open_),
+            min(budget, len(index)),
+            rule=self.rule,
+            layers=layers,
+            least=_bounded(self.least, layers),
+            most=self.most,
+            magnitude=gates.magnitude[index],
+            sensitivity=score[index],
+            loss=lambda g: gates.mean(torch.zeros(len(work)).to(g).index_copy(0, index, g)),
+            generator=torch.Generator().manual_seed(self.seed + step),
+        )
+        now = torch.zeros_like(work)
+        now[index] = choice.gates.to(work.device) != 0
+        self.gated.put(dict(zip(self.layers, now.split(list(self.layers.values())), strict=True)))
+        self.frozen = Frozen(self.gated, self.optimizers)
+        ranks = {layer: choice.ranks.get(layer, 0) for layer in self.layers}
+        went, came = int((work & ~now).sum()), int((now & ~work).sum())
+        self.history.append({"step": step, "budget": budget, "ranks": ranks, "went": went, "came": came})
+
+    def _weigh(self, step: int, work: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Gates]:
+        """Return b where all terms are at work, A, AdaLoRA's score, and the loss as a function of gates."""
+        terms, generator = self.gated.terms, torch.Generator().manual_seed(self.seed + step)
+        device = next(terms.model.parameters()).device
+        drawn = [self.objective.sample(generator, self.points) for _ in range(self.batches)]
+        fresh = [{name: value.to(device) for name, value in batch.items()} for batch in drawn]
+        with self.gated.opened(), measuring(terms.model):
+            gates = Gates(terms, self.objective.loss, fresh, {name: unturned(r) for name, r in self.layers.items()})
+            like = gates.ones()
+            now = dict(zip(like, work.split(list(self.layers.values())), strict=True))
+            at = {layer: now[layer].to(one) for layer, one in like.items()}
+            functions: list[Callable[..., Tensor]] = [lambda g, batch=batch: gates.at(g, batch) for batch in fresh]
+            found = quadratic(functions, at, limit=self.limit)
+        away = 1 - torch.cat(list(at.values()))
+        sizes = [len(block) for block in found.blocks]
+        moved = torch.cat([A @ part for A, part in zip(found.blocks, away.split(sizes), strict=True)])
+        return found.gradient + moved, found.blocks, smoothed(found.gradients), gates
+
+
+def _shared(layers: Mapping[str, int], open_: Tensor) -> dict[str, int]:
+    """Return layer -> how many of its terms are looked at, of those that have any."""
+    parts = zip(layers, open_.split(list(layers.values())), strict=True)
+    return {layer: int(part.sum()) for layer, part in parts if bool(part.any())}
+
+
+def _restricted(blocks: tuple[Tensor, ...], open_: Tensor) -> Tensor | list[Tensor]:
+    masks = open_.split([len(block) for block in blocks])
+    found = [block[mask][:, mask] for block, mask in zip(blocks, masks, strict=True) if bool(mask.any())]
+    return found[0] if len(blocks) == 1 else found
+
+
+def _bounded(least: int | Mapping[str, int], layers: Mapping[str, int]) -> dict[str, int]:
+    """Return what each layer keeps at least: never more than it has."""
+    wanted = {layer: least if isinstance(least, int) else least.get(layer, 0) for layer in layers}
+    return {layer: min(number, layers[layer]) for layer, number in wanted.items()}
