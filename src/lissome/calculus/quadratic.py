@@ -19,7 +19,7 @@ from torch import Tensor
 from lissome._errors import UsageError, unknown
 from lissome._vector import flatten
 from lissome.calculus.gram import gauss_newton
-from lissome.calculus.products import expand
+from lissome.calculus.products import expand, linearize
 from lissome.calculus.ways import Function
 
 KINDS = ("hessian", "gauss-newton")
@@ -127,9 +127,9 @@ def _hessian(f: Function, x: Mapping[str, Tensor], chunk: int | None) -> tuple[T
 
 
 def _gauss_newton(r: Function, x: Mapping[str, Tensor], chunk: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    found = expand(lambda x: r(x).square().mean(), x, chunk=chunk)
-    M = len(r(dict(x)))
-    return found.value, found.gradient, gauss_newton(r, x, scale=2 / M, chunk=chunk).dense()
+    value, J = linearize(r, x, chunk=chunk)  # (M,), (M, n)
+    scale = 2 / len(value)
+    return value.square().mean(), scale * (J.T @ value), gauss_newton(r, x, scale=scale, chunk=chunk).dense()
 
 
 def _blocks(
