@@ -372,6 +372,18 @@ def test_rounding_of_the_hessian_is_averaged():
     assert select_ranks(torch.zeros(2), A, 0).predicted == pytest.approx(3.0 + 5e-7, abs=1e-7)
 
 
+def test_large_hessians_are_averaged_as_small_ones():
+    drawn = torch.randn(600, 600, generator=seeded(), dtype=torch.float64)
+    A = drawn @ drawn.T / 600 + 1e-10 * drawn
+    choice = select_ranks(drawn[0], A, 300)
+    mean = select_ranks(drawn[0], (A + A.T) / 2, 300)
+    assert choice.kept == mean.kept
+    assert choice.predicted == mean.predicted
+    A[599, 2] += 1.0
+    with pytest.raises(UsageError, match="^hessian and its transpose differ by"):
+        select_ranks(drawn[0], A, 300)
+
+
 def test_random_follows_its_generator():
     options = {"rule": "random", "gradient": torch.ones(30), "hessian": torch.eye(30), "budget": 15}
     first, same, other = (select_ranks(generator=seeded(seed), **options).kept for seed in (1, 1, 2))
