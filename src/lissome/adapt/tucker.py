@@ -107,7 +107,8 @@ class Tucker(nn.Module):
         if base not in BASES:
             raise unknown("use of the base", base, BASES)
         _check_parts(factors, core)
-        self.base, self.scale, self.kind = base, float(scale), kind
+        self.base: Literal["add", "replace", "residual"] = base
+        self.scale, self.kind = float(scale), kind
         self.ways = len(factors)
         parts = {"core": core, **{f"factor{j}": factor for j, factor in enumerate(factors)}}
         legal = [name for name, part in parts.items() if part is not None]

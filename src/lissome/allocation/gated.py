@@ -21,7 +21,10 @@ Parts = dict[str, list[tuple[nn.Parameter, int]]]
 class Gated(Protocol):
     """Terms of a model, of which some are out of work: they do nothing, and keep their numbers."""
 
-    terms: Terms
+    @property
+    def terms(self) -> Terms:
+        """All terms of the model."""
+        ...
 
     def parts(self) -> Parts:
         """Return layer -> the trained parameters that hold its terms, each with the dimension that counts them."""

@@ -40,7 +40,10 @@ class Tap(NamedTuple):
 class Terms(Protocol):
     """A model with layers of the form base + B A."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """The model itself."""
+        ...
 
     def halves(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return layer -> B (out, r) and A (r, in), whose product is what the layer adds."""

@@ -90,7 +90,8 @@ def choose_ranks(
     options = {"basis": "kronecker", "generator": generator} | options
     if budget < 1:
         raise UsageError(f"budget is {budget}; legal are 1 to {terms.count}, for peft has no LoRA without a term")
-    return describe(terms, choose(terms, loss or own_loss, batches, budget, probe=drawn, **options))
+    allocation = choose(terms, loss or own_loss, batches, budget, probe=drawn, **options)
+    return PeftRanks(*terms.patterns(allocation.ranks), allocation, terms.adapter)
 
 
 def rotate_adapter_(
@@ -144,7 +145,7 @@ def cut_adapter_(model: nn.Module, ranks: PeftRanks) -> nn.Module:
         raise UsageError("the adapter does not have the terms that were chosen from; choose again for this model")
     kept = {layer: torch.tensor(indices, dtype=torch.long) for layer, indices in choice.kept.items()}
     terms.write(ranks.allocation.rotations, kept, choice.values)
-    terms.settle(ranks)
+    terms.settle(choice.ranks)
     return model
 
 
@@ -183,18 +184,22 @@ class PeftTerms:
         """Return layer -> rank."""
         return {path: layer.r[self.adapter] for path, layer in self.layers.items()}
 
+    def weights(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+        """Return layer -> the weights of `lora_B` and of `lora_A`."""
+        return {path: self._pair(layer) for path, layer in self.layers.items()}
+
     def halves(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return layer -> B (out, r), with its scaling, and A (r, in)."""
         found = {}
         for path, layer in self.layers.items():
-            B, A = self._weights(layer)
+            B, A = self._pair(layer)
             found[path] = (layer.scaling[self.adapter] * B.detach().flatten(1), A.detach().flatten(1))
         return found
 
     def function(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """Return `call(model, ...)` as a function of right factors (r, in)."""
         names = {path: f"{self.paths[path]}.lora_A.{self.adapter}.weight" for path in self.layers}
-        shapes = {path: self._weights(layer)[1].shape for path, layer in self.layers.items()}
+        shapes = {path: self._pair(layer)[1].shape for path, layer in self.layers.items()}
         inner, _ = functional(call, self.model, names.values())
         return lambda right, *others: inner(
             {names[path]: A.reshape(shapes[path]) for path, A in right.items()}, *others
@@ -216,7 +221,7 @@ class PeftTerms:
     ) -> None:
         """Write B X and X^-1 A into the adapter, or those of their terms that are kept, each times its value."""
         for path, layer in self.layers.items():
-            B, A = self._weights(layer)
+            B, A = self._pair(layer)
             X = turned[path]
             left, right = B.detach().double().flatten(1) @ X.forth, X.back @ A.detach().double().flatten(1)
             if kept is not None:
@@ -228,23 +233,35 @@ class PeftTerms:
             B.data = left.reshape(B.shape[0], r, *B.shape[2:]).to(B)
             A.grad = B.grad = None
 
-    def settle(self, ranks: PeftRanks) -> None:
-        """Bring sizes and settings of peft to the weights' new shapes."""
-        config = self.model.peft_config[self.adapter]  # type: ignore[index, union-attr]
-        config.rank_pattern, config.alpha_pattern = dict(ranks.rank_pattern), dict(ranks.alpha_pattern)
-        config.exclude_modules = _excluded(config.exclude_modules, ranks.exclude_modules)
+    def patterns(self, ranks: Mapping[str, int]) -> tuple[dict[str, int], dict[str, float], str | None]:
+        """Return layer -> rank in the words of `LoraConfig`: rank_pattern, alpha_pattern, exclude_modules."""
+        patterns, alphas = {}, {}
+        for path, r in ranks.items():
+            if r:
+                layer = self.layers[path]
+                alpha = layer.scaling[self.adapter] * (r**0.5 if layer.use_rslora.get(self.adapter) else r)
+                patterns[_key(path)] = r
+                alphas[_key(path)] = int(alpha) if float(alpha).is_integer() else alpha
+        gone = [re.escape(path) for path, r in ranks.items() if r == 0]
+        return patterns, alphas, "|".join(gone) or None
+
+    def settle(self, ranks: Mapping[str, int]) -> None:
+        """Bring sizes and settings of peft to the weights' new shapes: layer -> rank."""
+        config: Any = self.model.peft_config[self.adapter]  # type: ignore[index, union-attr]
+        config.rank_pattern, config.alpha_pattern, gone = self.patterns(ranks)
+        config.exclude_modules = _excluded(config.exclude_modules, gone)
         for path, layer in self.layers.items():
-            r = ranks.allocation.ranks[path]
+            r = ranks[path]
             if r == 0:
                 self._give_up(path, layer)
                 continue
-            layer.r[self.adapter], layer.lora_alpha[self.adapter] = r, ranks.alpha_pattern[_key(path)]  # type: ignore[assignment]
+            layer.r[self.adapter], layer.lora_alpha[self.adapter] = r, config.alpha_pattern[_key(path)]  # type: ignore[assignment]
             inner, outer = layer.lora_A[self.adapter], layer.lora_B[self.adapter]
             for module, side in ((inner, "out"), (outer, "in")):
                 kind = "features" if isinstance(module, nn.Linear) else "channels"
                 setattr(module, f"{side}_{kind}", r)
 
-    def _weights(self, layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter]:
+    def _pair(self, layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter]:
         return layer.lora_B[self.adapter].weight, layer.lora_A[self.adapter].weight  # type: ignore[return-value]
 
     def _give_up(self, path: str, layer: LoraLayer) -> None:
@@ -257,20 +274,6 @@ class PeftTerms:
         if not layer.lora_A and not layer.lora_embedding_A:
             parent, _, name = self.paths[path].rpartition(".")
             setattr(self.model.get_submodule(parent), name, layer.get_base_layer())
-
-
-def describe(terms: PeftTerms, allocation: Allocation) -> PeftRanks:
-    """Return a choice in the words of `LoraConfig`."""
-    ranks, alphas = {}, {}
-    for path, r in allocation.ranks.items():
-        layer = terms.layers[path]
-        if r:
-            scaling = layer.scaling[terms.adapter]
-            alpha = scaling * (r**0.5 if layer.use_rslora.get(terms.adapter) else r)
-            ranks[_key(path)] = r
-            alphas[_key(path)] = int(alpha) if float(alpha).is_integer() else alpha
-    gone = [re.escape(path) for path, r in allocation.ranks.items() if r == 0]
-    return PeftRanks(ranks, alphas, "|".join(gone) or None, allocation, terms.adapter)
 
 
 def own_loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -1,0 +1,193 @@
+"""Ranks of a `peft` LoRA chosen while the Trainer of transformers trains it: a `TrainerCallback`.
+
+A term out of work has its column of B at 0, so whatever is saved on the way computes what was trained; the column
+itself is kept here, and beside each checkpoint of the Trainer. See `allocation.JointRanks` for how terms are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from lissome._errors import RunError, UsageError
+from lissome._files import write
+from lissome.adapt.basis import unturned
+from lissome.allocation import JointRanks, Schedule
+from lissome.allocation.gated import Parts
+from lissome.bridges.peft import PeftTerms, own_loss
+
+try:
+    from transformers import TrainerCallback
+except ImportError as error:
+    raise UsageError("lissome.bridges.trainer needs transformers; install: pip install 'lissome[peft]'") from error
+
+FILE = "lissome_terms.safetensors"  # in a checkpoint of the Trainer
+
+
+class GatedLora:
+    """The terms of one LoRA adapter of peft, put out of work by their columns of B.
+
+    Args:
+        model: as in `bridges.peft.choose_ranks`.
+        adapter: its name; None is the active one.
+    """
+
+    def __init__(self, model: nn.Module, adapter: str | None = None):
+        self.terms = PeftTerms(model, adapter)
+        self.work = {path: torch.ones(r, dtype=torch.bool) for path, r in self.terms.sizes().items()}
+        self.columns: dict[str, Tensor] = {}  # layer -> B with the columns of terms out of work as they left
+
+    def parts(self) -> Parts:
+        """Return the factors that are trained."""
+        found: Parts = {}
+        for path, (B, A) in self.terms.weights().items():
+            found[path] = [(p, dim) for p, dim in ((B, 1), (A, 0)) if p.requires_grad]
+        return found
+
+    def at_work(self) -> dict[str, Tensor]:
+        """Return layer -> (r,) bool."""
+        return dict(self.work)
+
+    def put(self, at_work: Mapping[str, Tensor]) -> None:
+        """Take columns of B aside, or put them back."""
+        for path, (B, _) in self.terms.weights().items():
+            before, now = self.work[path], at_work[path].cpu()
+            gone, back = before & ~now, now & ~before
+            kept = self.columns.setdefault(path, torch.zeros_like(B.detach()))
+            kept[:, gone], B.data[:, back] = B.detach()[:, gone], kept[:, back]
+            B.data[:, gone] = 0
+            self.work[path] = now.clone()
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Put all columns back for the time."""
+        before = self.at_work()
+        self.put({path: torch.ones_like(work) for path, work in before.items()})
+        try:
+            yield
+        finally:
+            self.put(before)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint of the model does not hold."""
+        found = {f"work.{path}": work.to(torch.uint8) for path, work in self.work.items()}
+        return found | {f"columns.{path}": B.detach().cpu().contiguous() for path, B in self.columns.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
+        if {name for name in state if name.startswith("work.")} != {f"work.{path}" for path in self.work}:
+            raise UsageError("the kept terms are of another adapter; resume with the model they were saved for")
+        self.work = {path: state[f"work.{path}"].bool() for path in self.work}
+        weights = self.terms.weights()
+        self.columns = {
+            name.removeprefix("columns."): tensor.to(weights[name.removeprefix("columns.")][0])
+            for name, tensor in state.items()
+            if name.startswith("columns.")
+        }
+
+    def finish_(self) -> nn.Module:
+        """Cut the terms out of work for good, in place; the model is ready for `save_pretrained`."""
+        kept = {path: work.nonzero().flatten() for path, work in self.work.items()}
+        if not any(len(indices) for indices in kept.values()):
+            raise UsageError("no term is at work, and peft has no LoRA without a term; take a budget of 1 or more")
+        self.terms.write({path: unturned(len(work)) for path, work in self.work.items()}, kept)
+        self.terms.settle({path: len(indices) for path, indices in kept.items()})
+        return self.terms.model
+
+
+class _Pool:
+    """Batches to draw from, as an objective."""
+
+    def __init__(self, batches: Sequence[Any], loss: Callable[[nn.Module, Any], Tensor]):
+        self.batches, self.own = batches, loss
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the loss that was given."""
+        return self.own(model, batch)
+
+    def sample(self, generator: torch.Generator, n: int) -> Any:
+        """Return one of the batches."""
+        return self.batches[int(torch.randint(len(self.batches), (), generator=generator))]
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Return nothing: the Trainer has its own evaluation."""
+        return {}
+
+
+class RankCallback(TrainerCallback):
+    """Chooses ranks during `Trainer.train`; `finish_()` cuts what is out of work in the end.
+
+    Args:
+        model: with a LoRA of peft, the Trainer's own.
+        batches: dicts of tensors on which terms are weighed, some at each choice: best such as were not trained on.
+        schedule: when, and how many stay; its steps are those of the optimizer.
+        loss: (model, batch) -> scalar; None is `model(**batch).loss`.
+        adapter: its name; None is the active one.
+        options: `rule`, `regrow`, `batches_each` and the others of `allocation.JointRanks`.
+
+    Example:
+        callback = RankCallback(model, batches, Schedule(budget=64, steps=1000))
+        Trainer(model=model, callbacks=[callback], ...).train()
+        callback.finish_().save_pretrained("adapter")
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Any],
+        schedule: Schedule,
+        *,
+        loss: Callable[[nn.Module, Any], Tensor] | None = None,
+        adapter: str | None = None,
+        batches_each: int = 2,
+        **options: Any,
+    ):
+        if not batches:
+            raise UsageError("batches is empty; give at least one")
+        self.gated = GatedLora(model, adapter)
+        pool = _Pool(batches, loss or own_loss)
+        self.joint = JointRanks(self.gated, pool, schedule, batches=batches_each, **options)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One entry for each choice; see `JointRanks`."""
+        return self.joint.history
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Go on from what the checkpoint keeps, if training does."""
+        if state.global_step:
+            place = Path(args.output_dir) / f"checkpoint-{state.global_step}" / FILE
+            if not place.is_file():
+                raise RunError(f"'{place}' is missing, so the terms out of work cannot come back; train from the start")
+            self.gated.load_state(load_file(place))
+        self.joint.begin(state.global_step, self.gated.terms.model, _inner(named.get("optimizer")))
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Hold the terms out of work."""
+        self.joint.optimizers = _inner(named.get("optimizer"))
+        self.joint.frozen.hold()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Choose anew where that is due."""
+        self.joint(state.global_step, self.gated.terms.model)
+
+    def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Keep the columns of terms out of work beside the checkpoint."""
+        place = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and place.is_dir():
+            write(place / FILE, save(self.gated.state()))
+
+    def finish_(self) -> nn.Module:
+        """Cut the terms out of work for good, in place, and return the model."""
+        return self.gated.finish_()
+
+
+def _inner(optimizer: Any) -> list[torch.optim.Optimizer]:
+    """Return torch's own optimizer from Accelerate's."""
+    return [] if optimizer is None else [getattr(optimizer, "optimizer", optimizer)]
