@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lissome._errors import Interrupted, RunError, UsageError
-from lissome.recipes import adapt, choice, solve
+from lissome.recipes import adapt, archive, choice, solve
+from lissome.recipes.archive import load_solution
 from lissome.recipes.cell import cells
 from lissome.recipes.choice import LAST, LEVEL, ROUNDS, SHARE, best, choose, halve, opened, rounds, takes
 from lissome.recipes.settings import AdaptSettings, SolveSettings
@@ -41,9 +42,17 @@ def adapted(run, out, *, resume=False, **more):
 
 def tried(run, out, **more):
     """Choose and train nothing; return the cells that would be trained, by name, and why."""
-    settings = settings_of(run, **more)
-    found, told = choose(cells(opened(settings)), settings, out)
+    settings, base = settings_of(run, **more), load_solution(run)
+    found, told = choose(cells(opened(settings, base), base), settings, out)
     return [cell.name for cell in found], told
+
+
+def test_the_run_is_read_once(base, tmp_path, monkeypatch):
+    reads, honest = [], archive._solved
+    monkeypatch.setattr(archive, "_solved", lambda run: reads.append(run) or honest(run))
+    with pytest.raises(UsageError, match="unknown parameter of family 'poisson': 'q'"):
+        adapted(base, tmp_path / "a", targets=[{"q": 1.0}])
+    assert reads == [base]
 
 
 def kept(out):

@@ -15,6 +15,7 @@ from lissome import report
 from lissome._errors import Interrupted, LissomeError, RunError
 from lissome._files import write_json
 from lissome.recipes import directory
+from lissome.recipes.archive import load_solution
 from lissome.recipes.cell import Cell, cells
 from lissome.recipes.choice import choose, opened
 from lissome.recipes.crew import side_by_side
@@ -62,7 +63,8 @@ def adapt(
     """
     out = Path(out)
     settings = settings.model_copy(update={"run": str(Path(settings.run).resolve())})
-    found, told = cells(opened(settings)), dict[str, str]()
+    base = load_solution(Path(settings.run))
+    found, told = cells(opened(settings, base), base), dict[str, str]()
     device = device_of(settings.device)
     with directory.claimed(out, settings, resume=resume):
         try:

@@ -20,7 +20,7 @@ from lissome.optim.journal import read as read_rows
 from lissome.optim.optimizers import build
 from lissome.pde import Family, Problem
 from lissome.recipes import directory
-from lissome.recipes.archive import ADAPTER, Solution, load_solution
+from lissome.recipes.archive import ADAPTER, Solution
 from lissome.recipes.settings import AdaptSettings, GroupSettings, PhaseSettings, TrainingSettings, validate
 from lissome.recipes.training import DTYPES, device_of, finish, methods, phases, problem_of, run, told, trained_of
 
@@ -138,14 +138,13 @@ class Cell:
         return summary
 
 
-def cells(settings: AdaptSettings) -> list[Cell]:
-    """Return all cells of an adaptation, targets in the outer order, after a look at each.
+def cells(settings: AdaptSettings, base: Solution) -> list[Cell]:
+    """Return all cells of an adaptation of a base, targets in the outer order, after a look at each.
 
     Raises:
-        UsageError: the run cannot be read, an unknown parameter, a rank that does not fit, a group of parameters that
+        UsageError: an unknown parameter, a rank that does not fit, a group of parameters that
             is nowhere, an option that no method has.
     """
-    base = load_solution(Path(settings.run))
     if settings.rank is not None and not any(METHODS[method].formed for method in settings.methods):
         formed = ", ".join(name for name, method in METHODS.items() if method.formed)
         raise UsageError(f"rank={settings.rank} has no meaning for {', '.join(settings.methods)}; it is for {formed}")

@@ -21,7 +21,7 @@ from lissome._files import write_json
 from lissome.adapt import METHODS, large
 from lissome.optim import Budget, Result, keep_memory
 from lissome.pde import Problem
-from lissome.recipes.archive import load_solution
+from lissome.recipes.archive import Solution
 from lissome.recipes.cell import Cell
 from lissome.recipes.course import usual
 from lissome.recipes.settings import AUTO, AdaptSettings, TrainingSettings
@@ -40,17 +40,14 @@ Scores = dict[str, dict[int, float]]
 Row = dict[str, Any]
 
 
-def opened(settings: AdaptSettings) -> AdaptSettings:
+def opened(settings: AdaptSettings, base: Solution) -> AdaptSettings:
     """Return the settings with all methods that are tried in the place of `auto`.
 
     These are the adaptations proper: `scratch` is none, and a network without hidden matrices has no small forms.
-
-    Raises:
-        UsageError: the run cannot be read.
     """
     if AUTO not in settings.methods:
         return settings
-    forms = bool(large(load_solution(Path(settings.run)).network))
+    forms = bool(large(base.network))
     tried = [name for name, each in METHODS.items() if not each.fresh and (forms or not each.formed)]
     names = [name for given in settings.methods for name in (tried if given == AUTO else [given])]
     return settings.model_copy(update={"methods": list(dict.fromkeys(names))})

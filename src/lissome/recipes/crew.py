@@ -22,6 +22,7 @@ from torch import nn
 
 from lissome._errors import Interrupted, RunError
 from lissome.optim.machine import Stop, stoppable
+from lissome.recipes.archive import load_solution
 from lissome.recipes.cell import Cell, cells
 from lissome.recipes.settings import AdaptSettings
 from lissome.recipes.worker import POLL, can_spawn, cores, settle, shielded
@@ -135,7 +136,7 @@ def _work(settings: AdaptSettings, out: Path) -> Summary:
     """Train the one cell of the settings."""
     if _asked.is_set():
         raise Interrupted("stopped before it began")
-    (cell,) = cells(settings)
+    (cell,) = cells(settings, load_solution(Path(settings.run)))
     try:
         return cell.train(out, on_step=_heed)
     except Interrupted:

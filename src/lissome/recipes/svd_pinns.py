@@ -24,6 +24,7 @@ from torch import nn
 from lissome._errors import RunError, UsageError
 from lissome.optim.journal import read
 from lissome.recipes import directory
+from lissome.recipes.archive import load_solution
 from lissome.recipes.cell import cells as adaptations
 from lissome.recipes.paper import Cell, Claim, Paper, Ratio, ReplicateSettings, Row, Tick, spread
 from lissome.recipes.settings import AdaptSettings, SolveSettings, inherited, load
@@ -137,7 +138,8 @@ def _adapted(
         group = {"pattern": "*core", "optimizer": "sgd", "rate": FAR_RATE if c == FAMILIES[family][-1] else RATE}
         training = training | {"groups": [group]}
     given = {"run": str(home / START), "targets": [{"c": c}], "methods": [method], "seed": seed, "training": training}
-    (cell,) = adaptations(load(AdaptSettings, given=given, beneath=inherited(home / START)))
+    asked = load(AdaptSettings, given=given, beneath=inherited(home / START))
+    (cell,) = adaptations(asked, load_solution(home / START))
 
     def on_step(step: int, model: nn.Module) -> None:
         tick()
