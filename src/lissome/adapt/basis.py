@@ -64,8 +64,10 @@ def rotation(B: Tensor, A: Tensor, *, inputs: Tensor | None = None, outputs: Ten
     r = len(right)
     M = right @ right.mT if inputs is None else _moment("inputs", inputs, r).to(right)
     K = left.mT @ left if outputs is None else _moment("outputs", outputs, r).to(right)
-    # what no input reaches is neither lost nor blown up: X^-1 grows to eps^-1/3, and rounding in B X A' with it
-    root, inverse = _roots(M, torch.finfo(A.dtype).eps ** (2 / 3))
+    # what no input reaches is neither lost nor blown up: X^-1 grows to eps^-1/3, and rounding in B X A' with it;
+    # A A^T is as exact as this function, and X^-1 A is not longer than 1, whatever X^-1 is
+    exact = torch.float64 if inputs is None else A.dtype
+    root, inverse = _roots(M, torch.finfo(exact).eps ** (2 / 3))
     values, vectors = torch.linalg.eigh(root @ K @ root)  # V S^2 V^T, without the root of K
     V = vectors[:, values.argsort(descending=True)]
     forth, back = root @ V, V.mT @ inverse
@@ -86,7 +88,7 @@ def nearest_kronecker(G: Tensor) -> tuple[Tensor, Tensor]:
     """
     r = len(G)
     U, s, Vh = torch.linalg.svd(G.double().permute(0, 2, 1, 3).reshape(r * r, r * r))
-    size = s[0].sqrt() * U[:, 0].reshape(r, r).trace().sign()
+    size = -s[0].sqrt() if U[:, 0].reshape(r, r).trace() < 0 else s[0].sqrt()
     K, M = size * U[:, 0].reshape(r, r), size * Vh[0].reshape(r, r)
     return (K + K.mT) / 2, (M + M.mT) / 2
 
@@ -111,7 +113,7 @@ def halves(form: Tucker) -> tuple[Tensor, Tensor]:
 def updated(form: Tucker) -> Tucker:
     """Return a form that adds to the base what a `residual` one adds by now, with terms of its own for it.
 
-    That of `pissa` has twice the rank: the terms, and those of the start. Other forms come back as they are.
+    That of `pissa` has twice the rank, or that of its inputs where this is less. Other forms come back as they are.
     """
     if form.base != "residual":
         return form
@@ -120,6 +122,8 @@ def updated(form: Tucker) -> Tucker:
         ((core, factors),) = terms
         return Tucker(factors, core.detach(), scale=form.scale, train=form.trained)
     (core, factors), (start, old) = terms
+    if form.core is None and form.ways == 2:
+        return _difference(form, [factors[0] * core, factors[1]], [old[0] * -start, old[1]])
     core = torch.block_diag(core, start) if core.dim() == 2 else torch.cat([core, start])
     both = [torch.cat(pair, 1) for pair in zip(factors, old, strict=True)]
     if form.core is None:  # without a core its signs go into the first factor
@@ -146,16 +150,30 @@ def rotated(form: Tucker, X: Rotation, kept: Tensor | None = None, values: Tenso
     if values is not None:
         left = left * values.to(left)
     like, train = form.factors[0], form.trained
+    scale = form.scale or 1.0  # of a form that is scaled to 0, left is 0
     if form.core is None:
-        factors, core = [left / form.scale, right.mT], None
+        factors, core = [left / scale, right.mT], None
     else:
         sizes = [part.norm(dim=0).clamp_min(torch.finfo(left.dtype).tiny) for part in (left, right.mT)]
-        core = (sizes[0] * sizes[1] / form.scale).to(like)
+        core = (sizes[0] * sizes[1] / scale).to(like)
         factors = [left / sizes[0], right.mT / sizes[1]]
         core = core if form.core.dim() == 1 else torch.diag(core)
     kind = "lora" if form.core is None else "tucker"  # the weight alone no longer gives its vectors
     parts = [factor.to(like) for factor in factors]
     return Tucker(parts, core, base=form.base, scale=form.scale, train=train, kind=kind)
+
+
+def _difference(form: Tucker, now: list[Tensor], start: list[Tensor]) -> Tucker:
+    """Return the form P Q^T - P0 Q0^T = (P - P0) Q^T + P0 (Q - Q0)^T over orthonormal vectors of its inputs.
+
+    Terms beside those of the start would be all but parallel to them after a little training.
+    """
+    (P, Q), (P0, Q0) = ([part.detach().double() for part in parts] for parts in (now, start))
+    inputs, R = torch.linalg.qr(torch.cat([Q, Q - Q0], 1))  # (in, k), (k, 2r) with k = min(2r, in)
+    r = Q.shape[1]
+    left = (P - P0) @ R[:, :r].mT + P0 @ R[:, r:].mT  # (out, k); 0 exactly where nothing was trained
+    parts = [part.to(form.factors[0]) for part in (left, inputs)]
+    return Tucker(parts, scale=form.scale, train=form.trained, kind="lora")
 
 
 def _moment(name: str, moment: Tensor, r: int) -> Tensor:
