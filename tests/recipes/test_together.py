@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lissome._errors import Interrupted, RunError
+from lissome._errors import Interrupted, RunError, UsageError
 from lissome.optim import checkpoint
 from lissome.pde import Together
-from lissome.recipes import adapt, load, solve, together
+from lissome.recipes import adapt, load, show, solve, together
+from lissome.recipes.archive import load_solution
 from lissome.recipes.cell import Cell, cells
 from lissome.recipes.settings import AdaptSettings, SolveSettings
 from lissome.recipes.settings import load as read
@@ -161,6 +162,35 @@ def test_a_stack_that_was_stopped_goes_on_to_the_same_bits(base, tmp_path, monke
     check_same(adapted(base, tmp_path / "a", resume=True), tmp_path / "a", whole)
 
 
+def stopped(base, out, monkeypatch, draw, **more):
+    """Stop in the midst of a stack, below the directory of the comparison."""
+    always(monkeypatch)
+    with monkeypatch.context() as patch:
+        stop_at(patch, draw)
+        with pytest.raises(Interrupted):
+            adapted(base, out, **more)
+
+
+def test_a_page_of_a_stack_that_was_stopped_is_a_sentence_that_says_how_to_go_on(base, tmp_path, monkeypatch):
+    stopped(base, tmp_path / "a", monkeypatch, together.TRIAL + 8)
+    with pytest.raises(UsageError, match=r"k=1/svd and 1 more are trained at once, [4-8] steps.*adapt --resume --out"):
+        show(tmp_path / "a")
+    assert not (tmp_path / "a" / "index.html").exists()
+
+
+def test_a_page_has_what_is_finished_and_says_what_is_trained_at_once(base, tmp_path, monkeypatch):
+    second = 2 * together.TRIAL + 24  # draws of a trial and of twelve steps, and into the next stack
+    stopped(base, tmp_path / "a", monkeypatch, second, methods=["svd", "last"])
+    page = tmp_path / "a" / "index.html"
+    drawn = page.read_text()
+    page.unlink()
+    assert [(row["method"], row.get("finished", True)) for row in show(tmp_path / "a")] == [("svd", True)] * 2
+    for text in (drawn, page.read_text()):
+        assert "c=0.5,k=1/last and 1 more are trained at once" in text
+    adapted(base, tmp_path / "a", resume=True, methods=["svd", "last"])
+    assert "trained at once" not in page.read_text()
+
+
 def test_what_was_not_written_when_the_process_ended_is_written_from_the_stack(base, tmp_path, monkeypatch, whole):
     always(monkeypatch)
     honest = Cell.end
@@ -276,7 +306,7 @@ def test_a_family_that_cannot_be_stacked_is_trained_one_after_another(tmp_path, 
 
 
 def grouped(run, **more):
-    return [[cell.name for cell in group] for group in together.groups(cells(asked(run, **more)))]
+    return [[cell.name for cell in group] for group in together.groups(cells(asked(run, **more), load_solution(run)))]
 
 
 def test_groups_are_the_targets_of_one_method_and_course(base):

@@ -10,16 +10,20 @@ from typing import Any
 from lissome import report
 from lissome._errors import UsageError
 from lissome.report.comparison import again, is_comparison
-from lissome.report.read import read_run
+from lissome.report.read import go_on, read_run, under_way
 
 
 def show(run: str | Path) -> list[dict[str, Any]]:
     """Draw the page of a run or comparison again; return its rows.
 
     Raises:
-        UsageError: the directory holds no run, or a file in it is broken.
+        UsageError: the directory holds no run, or an adaptation of which nothing is there to draw, or a benchmark or
+            replication, which draws its own page; or a file in it is broken.
     """
     run = Path(run)
+    if (run / "cells.jsonl").exists():
+        page = run / "index.html"
+        raise UsageError(f"'{run}' is a benchmark or a replication: its page is {page}, and --resume draws it again")
     begun = sorted(place.parent for place in run.glob("*/*/settings.yaml"))
     if is_comparison(run):
         again(run)
@@ -27,8 +31,12 @@ def show(run: str | Path) -> list[dict[str, Any]]:
     if begun and not (run / "metrics.jsonl").exists():  # an adaptation that was killed before it drew its page
         report.compare(begun, run)
         return _rows(run)
+    whole = read_run(run)
+    if "run" in whole.settings and not whole.metrics and not _is_cell(run):
+        left = under_way(run) or f"no cell has begun; {go_on(run)}"
+        raise UsageError(f"there is nothing to draw in '{run}' yet: {left}")
     report.page(run)
-    return [read_run(run).row()]
+    return [whole.row()]
 
 
 def compare(runs: Sequence[str | Path], out: str | Path, title: str | None = None) -> list[dict[str, Any]]:
@@ -42,6 +50,11 @@ def compare(runs: Sequence[str | Path], out: str | Path, title: str | None = Non
     _check_free(out)
     report.compare(runs, out, title)
     return _rows(out)
+
+
+def _is_cell(run: Path) -> bool:
+    """Say whether a run of an adaptation is one of its cells, target/method below it."""
+    return (run.resolve().parent.parent / "settings.yaml").is_file()
 
 
 def _check_free(out: Path) -> None:

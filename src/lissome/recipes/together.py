@@ -31,9 +31,8 @@ from lissome.recipes import directory
 from lissome.recipes.cell import Begun, Cell
 from lissome.recipes.settings import Common
 from lissome.recipes.training import adaptive, methods, phases, trained_of
-from lissome.report.read import read_json
+from lissome.report.read import DECISION, FOLDER, read_json
 
-FOLDER, DECISION = "together", "decision.json"
 FEW = 100  # steps below which nothing is tried
 SHORT = 20.0  # seconds of all steps, done alone, below which nothing is tried
 DEAR = 2  # a stack that is compiled for the trial may not be taken: its steps have to be worth so much more

@@ -15,7 +15,7 @@ from lissome._files import write, write_json
 from lissome.report.document import details, document, figure, gallery, pairs
 from lissome.report.drawing import Style, palette, themed
 from lissome.report.figures import Curve, cost, overview, progress, slices, spectra
-from lissome.report.read import Row, Run, drawable, layers, read_json, read_run, series, variant
+from lissome.report.read import Row, Run, drawable, layers, read_json, read_run, series, under_way, variant
 from lissome.report.table import Line, choices, lines, parts, table_html, verdict
 
 
@@ -161,7 +161,7 @@ def compare(directories: Iterable[str | Path], out: str | Path, title: str | Non
     """Write comparison.json, figures/*.svg and index.html into out and return the path of the page.
 
     Runs that differ in their seed alone become one line, their median; runs in progress are
-    shown and not judged.
+    shown and not judged; of cells that are trained at once in `out` a sentence says how far they are.
 
     Args:
         directories: run directories, or comparisons, which stand for their runs; one given twice counts once.
@@ -195,9 +195,11 @@ def compare(directories: Iterable[str | Path], out: str | Path, title: str | Non
         for part in parts(found)
     )
     told += "".join(f"<li>{escape(why)}</li>" for why in choices(shown))
+    left = under_way(out)
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(remark)} Errors are relative L2 errors on test points.</p>',
+        f'<p class="note">{escape(left)}.</p>' if left else "",
         f'<ul class="verdicts">{told}</ul>',
         table_html(shown, styles),
         "<h2>All parameters</h2>" if len(sections) > 1 else "",

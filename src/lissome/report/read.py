@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from lissome._errors import UsageError
 
 Row = dict[str, Any]
+FOLDER, DECISION = "together", "decision.json"  # below a comparison: its cells that are trained at once
 
 # Settings that may differ between repetitions of one experiment.
 INCIDENTAL = {"seed", "out", "directory", "name", "base", "from", "device", "threads", "progress", "resume"}
@@ -97,6 +98,24 @@ def read_run(directory: str | Path) -> Run:
         summary=summary,
         curves=read_curves(path / "curves.safetensors"),
     )
+
+
+def under_way(path: Path) -> str:
+    """Say in one sentence which cells of a comparison are trained at once and have no directory of their own yet."""
+    told = []
+    for place in sorted((path / FOLDER).glob(f"*/*/{DECISION}")):
+        kept = read_json(place)
+        left = [str(name) for name in kept.get("members", []) if not (path / str(name) / "summary.json").is_file()]
+        if left and not kept.get("failed"):
+            rows = read_metrics(place.with_name("metrics.jsonl"), finished=False)
+            more = f" and {len(left) - 1} more are" if len(left) > 1 else " is"
+            told.append(f"{left[0]}{more} trained at once, {rows[-1]['step'] if rows else 0} steps so far")
+    return "; ".join([*told, go_on(path)]) if told else ""
+
+
+def go_on(path: Path) -> str:
+    """Say how to go on with an adaptation."""
+    return f"if it was stopped, `lissome pde adapt --resume --out {path}` goes on"
 
 
 def read_text(path: Path) -> str:
