@@ -22,8 +22,8 @@ from lissome._types import Objective
 from lissome.adapt import RULES, Adapted
 from lissome.adapt.basis import unturned
 from lissome.adapt.ranks import select_ranks, smoothed
-from lissome.allocation.choose import Gates, measuring
 from lissome.allocation.gated import Frozen, Gated, GatedForms
+from lissome.allocation.gates import Gates, measuring
 from lissome.allocation.schedule import Schedule
 from lissome.calculus import quadratic
 from lissome.calculus.quadratic import LIMIT

@@ -10,15 +10,16 @@ network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lissome._errors import UsageError
-from lissome.adapt.basis import nearest_kronecker
+from lissome._errors import UsageError, unknown
+from lissome.adapt.basis import BASES, Rotation, nearest_kronecker, rotation, unturned
+from lissome.allocation.gates import measuring
 from lissome.allocation.terms import Tap, Terms
 from lissome.calculus import gauss_newton
 
@@ -100,3 +101,58 @@ def _listener(
         return out
 
     return hook
+
+
+def rotations(
+    terms: Terms,
+    basis: str,
+    batches: Sequence[Any],
+    *,
+    residual: Callable[..., Tensor] | None = None,
+    probe: Callable[..., Tensor] | None = None,
+) -> dict[str, Rotation]:
+    """Return the basis of each layer's terms.
+
+    Args:
+        terms: the model.
+        basis: `trained`, `svd`, `whitened` or `kronecker`.
+        batches: on which moments are measured.
+        residual: (model, batch) -> (M,), see `moments.by_residual`.
+        probe: (model, batch) -> scalar, see `moments.by_listening`.
+
+    Raises:
+        UsageError: an unknown basis, one that needs a residual or a probe and got none, or untrained terms.
+    """
+    if basis not in BASES:
+        raise unknown("basis", basis, BASES)
+    halves = terms.halves()
+    _check_trained(halves)
+    if basis == "trained":
+        return {layer: unturned(len(A), A.device) for layer, (_, A) in halves.items()}
+    moments: Moments = {}
+    if basis != "svd":
+        if residual is None and probe is None:
+            raise UsageError(f"the basis '{basis}' needs a residual or a probe to measure moments by; or take 'svd'")
+        with measuring(terms.model):
+            moments = (
+                by_residual(terms, residual, batches) if residual is not None else by_listening(terms, probe, batches)  # type: ignore[arg-type]
+            )
+    found = {}
+    for layer, (B, A) in halves.items():
+        M, K = moments.get(layer, (None, None))
+        found[layer] = rotation(B, A, inputs=M, outputs=K if basis == "kronecker" else None)
+    return found
+
+
+def _check_trained(halves: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    for layer, (_, A) in halves.items():
+        if A.dtype not in (torch.float32, torch.float64):
+            raise UsageError(
+                f"the terms of '{layer}' are {A.dtype}, in which curvature is 3 to 4% off; legal are float32 and "
+                "float64: call model.float() first"
+            )
+    if not any(B.any() and A.any() for B, A in halves.values()):
+        raise UsageError(
+            f"all {len(halves)} low-rank updates are 0, as those of an untrained LoRA are (B = 0): no term does "
+            "anything yet; train first, then choose"
+        )
