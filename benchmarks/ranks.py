@@ -3,8 +3,8 @@ r"""Choosing half of n terms by the greedy rules, float64, one thread; b and A a
 The floor. A rule takes n / 2 terms, and each brings one row of A to n sums: n^2 / 2 numbers are read once, 67 MB at
 n = 4,096, 0.3 MB at 256. `rows alone` reads them, in the order in which `reverse` takes them, and does nothing else.
 
-The expectation. A step is half a dozen calls of numpy on n numbers: at n = 256 all is calls, below 1 ms together, and at
-4,096 calls and memory are about equal. `sums anew` is what the definition says: each step sums the cut columns of A
+The expectation. A step is half a dozen calls of numpy on n numbers: at n = 256 all is calls, below 1 ms together, and
+at 4,096 calls and memory are about equal. `sums anew` is what the definition says: each step sums the cut columns of A
 again, n / 2 times more numbers. All of `select_ranks` adds what it takes to check A, which reads it some five times.
 """
 
