@@ -1,0 +1,152 @@
+"""The verbs: each a thin face of one public function. Loads no torch before a verb runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+import lissome
+from lissome._errors import Interrupted, LissomeError, UsageError, unknown
+from lissome.cli.options import Jobs, Json, Out, Quick, Resume, Seed
+from lissome.cli.output import print_json, say, tell
+from lissome.cli.pde import pde
+
+app = typer.Typer(
+    help="Networks that carry structure: solve an equation once, adapt it to its family.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+app.add_typer(pde, name="pde")
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="A run or comparison directory.")], as_json: Json = False) -> None:
+    """Draw the page of a run again and print its table."""
+    tell(lissome.recipes.show(run), run, as_json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run or comparison directories.")],
+    out: Out = Path("runs/compare"),
+    as_json: Json = False,
+) -> None:
+    """Put several runs on one page."""
+    tell(lissome.recipes.compare(runs, out), out, as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory; one that was begun is gone on with.")] = Path(
+        "demo"
+    ),
+    seed: Seed = None,
+    jobs: Jobs = None,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Solve a 10-dimensional equation, adapt it to three members of its family by four methods, draw the page."""
+    rows = lissome.recipes.demo(out, seed=seed or 0, quick=quick, jobs=jobs)
+    tell(rows, out / "adapted", as_json)
+
+
+@app.command()
+def papers(as_json: Json = False) -> None:
+    """List the ten papers whose methods live here, and which can be replicated so far."""
+    rows = lissome.recipes.papers()
+    if as_json:
+        return print_json(rows)
+    say(lissome.report.papers(rows))
+
+
+@app.command()
+def replicate(
+    paper: Annotated[str | None, typer.Argument(help="A paper's name, such as arcm.")] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="LIBSVM file, may end in .gz or .bz2; may repeat.")] = None,
+    out: Out = Path("runs/replicate"),
+    seeds: Annotated[int | None, typer.Option(help="Repetitions; the paper's own, 5 or 3, if not given.")] = None,
+    jobs: Jobs = None,
+    resume: Resume = False,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Run a paper's experiments again and say which of its claims show; `lissome papers` lists them."""
+    rows = lissome.recipes.replicate(paper, out, data=data, seeds=seeds, quick=quick, resume=resume, jobs=jobs)
+    if as_json:
+        return print_json(rows)
+    told = [row for row in rows if row["verdict"] != "not measured"]
+    for row in told:
+        say(escape(f"{row['verdict']}: {row['says']} ({row['source']}); {row['evidence']}"))
+    if left := len(rows) - len(told):
+        say(f"{left} of {len(rows)} claims were not measured{' by so quick a look' if quick else ''}")
+    say(f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(lissome.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; every expected failure is one sentence and an exit code."""
+    sys.exit(_guarded(lambda: app(args=arguments, standalone_mode=False)))
+
+
+def _guarded(run: Callable[[], Any]) -> int:
+    try:
+        code = run()
+        if code == Interrupted.exit_code:
+            raise KeyboardInterrupt  # the parser of the command line made a number of it
+        return code if isinstance(code, int) else 0
+    except LissomeError as error:
+        return _complain(str(error), error.exit_code)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("stopped; nothing further was written", Interrupted.exit_code)
+    except OSError as error:
+        where = f" '{error.filename}'" if error.filename else ""
+        return _complain(f"the system refused{where}: {error.strerror or error}", 1)
+    except Exception as error:
+        message = getattr(error, "format_message", None)
+        if message is None or not hasattr(error, "exit_code"):
+            raise
+        text = _completed(message(), error)  # empty where the help was printed instead
+        return _complain(text, UsageError.exit_code) if text else UsageError.exit_code
+
+
+def _completed(text: str, error: Exception) -> str:
+    """Name the legal verbs where the parser knows none of that name."""
+    verbs = getattr(getattr(getattr(error, "ctx", None), "command", None), "commands", None)
+    if not verbs or not text.startswith("No such command '"):
+        return text
+    return str(unknown("command", text.split("'")[1], verbs))
+
+
+def _complain(sentence: str, code: int) -> int:
+    Console(stderr=True).print(
+        f"lissome: {sentence}",
+        style="red" if code != Interrupted.exit_code else "yellow",
+        markup=False,
+        soft_wrap=True,
+        highlight=False,
+    )
+    return code

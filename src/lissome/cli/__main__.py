@@ -1,0 +1,5 @@
+"""`python -m lissome.cli`."""
+
+from lissome.cli import main
+
+main()

@@ -1,0 +1,153 @@
+"""The verbs of `lissome pde`: equations and their families."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+import lissome
+from lissome.cli.options import (
+    Changes,
+    Constraint,
+    Device,
+    Dtype,
+    Jobs,
+    Json,
+    Optimizer,
+    Out,
+    Quick,
+    Resume,
+    Seconds,
+    Seed,
+    SettingsFile,
+    Steps,
+    common,
+    file_of,
+    merged,
+    optimizers,
+    split,
+)
+from lissome.cli.output import print_json, say, tell
+from lissome.recipes.bench_settings import BenchSettings
+from lissome.recipes.settings import METHODS, AdaptSettings, SolveSettings, inherited, load, pairs
+
+pde = typer.Typer(help="Equations and their families.", no_args_is_help=True)
+
+
+@pde.command()
+def families(as_json: Json = False) -> None:
+    """List the families of equations: parameters, dimensions, targets."""
+    rows = lissome.recipes.list_families()
+    if as_json:
+        return print_json(rows)
+    say(lissome.report.families(rows))
+
+
+@pde.command()
+def solve(
+    family: Annotated[str | None, typer.Argument(help="A family's name, or the path of a file that holds one.")] = None,
+    out: Out = Path("runs/solve"),
+    parameter: Annotated[list[str] | None, typer.Option(help="name=number; may repeat.")] = None,
+    dimension: Annotated[int | None, typer.Option(help="Space dimension, where the family leaves it open.")] = None,
+    constraint: Constraint = None,
+    optimizer: Optimizer = None,
+    steps: Steps = None,
+    seconds: Seconds = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    settings: SettingsFile = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Solve one member of a family from scratch, and keep the network."""
+    given = {
+        "family": family,
+        "parameters": merged(parameter or []) or None,
+        "dimension": dimension,
+        "constraint": constraint,
+        "training.optimizer": optimizer,
+        **common(steps, seconds, seed, device, dtype, quick),
+    }
+    asked = load(SolveSettings, file=file_of(settings, out, resume), given=given, changes=changes or [])
+    tell([lissome.recipes.solve(asked, out, resume=resume)], out, as_json)
+
+
+@pde.command()
+def adapt(
+    run: Annotated[str | None, typer.Argument(help="Directory of a solved member.")] = None,
+    out: Out = Path("runs/adapt"),
+    parameter: Annotated[list[str] | None, typer.Option(help="Target, such as c=0.5; repeat for more.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(METHODS)}, or auto: by a short trial; repeat for more.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the small forms.")] = None,
+    optimizer: Annotated[
+        list[str] | None, typer.Option(help="Such as adam or gauss-newton; several are compared; may repeat.")
+    ] = None,
+    steps: Steps = None,
+    seconds: Seconds = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    settings: SettingsFile = None,
+    changes: Changes = None,
+    jobs: Jobs = None,
+    resume: Resume = False,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Adapt a solved member to further members of its family, by one or several methods."""
+    given = {
+        "run": run,
+        "targets": [pairs(text) for text in parameter] if parameter else None,
+        "methods": split(method),
+        "rank": rank,
+        **optimizers(optimizer),
+        **common(steps, seconds, seed, device, dtype, quick),
+    }
+    file = file_of(settings, out, resume)
+    beneath = inherited(run, file)
+    asked = load(AdaptSettings, file=file, given=given, changes=changes or [], beneath=beneath)
+    tell(lissome.recipes.adapt(asked, out, resume=resume, jobs=jobs), out, as_json)
+
+
+@pde.command()
+def bench(
+    out: Out = Path("runs/bench"),
+    family: Annotated[list[str] | None, typer.Option(help="Name or file; all that name targets if not given.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="near, middle, far, or such as c=3; may repeat.")] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="Such as svd, svd-only or full; may repeat.")] = None,
+    optimizer: Annotated[list[str] | None, typer.Option(help="Such as adam or gauss-newton; may repeat.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Networks, each with its own seed; 5 if not given.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Of each run, on one thread; 10 if not given.")] = None,
+    operations: Annotated[float | None, typer.Option(help="Of each run; 2e11 if not given.")] = None,
+    merge: Annotated[list[Path] | None, typer.Option(help="results.json of other runs, to stand beside.")] = None,
+    engine: Annotated[str, typer.Option(help="processes, or ray: the cluster of RAY_ADDRESS, or a local one.")] = (
+        "processes"
+    ),
+    settings: SettingsFile = None,
+    changes: Changes = None,
+    jobs: Jobs = None,
+    resume: Resume = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A look in minutes: three families, small networks.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare adapters and optimizers on families of equations, near and far; draw the leaderboard."""
+    given = {"families": split(family), "adapters": split(adapter), "optimizers": split(optimizer)}
+    given |= (
+        {"targets": [name for text in target for name in ([text] if "=" in text else text.split(","))]}
+        if target
+        else {}
+    )
+    given |= {"seeds": seeds, "seconds": seconds, "operations": operations, "quick": quick or None}
+    asked = load(BenchSettings, file=file_of(settings, out, resume), given=given, changes=changes or [])
+    rows = lissome.recipes.bench(asked, out, merge=merge or (), engine=engine, resume=resume, jobs=jobs)
+    if as_json:
+        return print_json(rows)
+    say(lissome.report.leaderboard(rows), f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
