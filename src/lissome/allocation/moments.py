@@ -70,7 +70,8 @@ def by_listening(terms: Terms, probe: Callable[..., Tensor], batches: Iterable[A
             value = probe(terms.model, batch)
             if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
                 raise UsageError("the probe has to return a scalar tensor with its graph, such as a log-probability")
-            torch.autograd.grad(value, leaves, allow_unused=True)
+            if leaves:
+                torch.autograd.grad(value, leaves, allow_unused=True)
     for layer in terms.taps():
         if layer not in sums:
             raise UsageError(f"the probe never reached the layer '{layer}'; take batches that use all of the model")

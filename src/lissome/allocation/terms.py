@@ -9,6 +9,7 @@ so a model needs one door, `function`, which puts other right factors in; nothin
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -113,7 +114,7 @@ class AdaptedTerms:
 def replaced(model: Adapted, forms: Mapping[str, Tucker]) -> Adapted:
     """Return a copy of an adapted model with other forms; what is trained whole keeps its numbers."""
     free = {name.removeprefix("free."): p for name, p in model.named_parameters() if name.startswith("free.")}
-    new = Adapted(model.base, forms, train=free)
+    new = Adapted(model.base, {path: copy.deepcopy(form) for path, form in forms.items()}, train=free)
     with torch.no_grad():
         for path, parameter in free.items():
             new.free.get_parameter(path).copy_(parameter)
