@@ -15,8 +15,8 @@ from lissome.pde.field import Field, Points
 class KleinGordon(Family):
     """u_tt - u_xx + gamma u^3 = f with u = x cos(omega pi t) + (x t)^3.
 
-    omega = 5 is the usual test (arXiv 2001.04536). A blend of the faces, x (cos(omega pi t) + t^3), would hold the whole
-    wave, and a network under a hard constraint would learn (x^3 - x) t^3 for every member; see `lift`.
+    omega = 5 is the usual test (arXiv 2001.04536). The blend of the faces, x (cos(omega pi t) + t^3), would hold the
+    whole wave and leave (x^3 - x) t^3 to a network under a hard constraint, for every member; see `lift`.
     """
 
     name = "klein-gordon"
