@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lissome.recipes.standings import errors, standings, told_apart, wins
+from lissome.recipes.standings import errors, scatters, standings, told_apart, wins
 
 
 def row(name, error, *, family="f", target="near", seed=0):
@@ -55,6 +55,31 @@ def test_errors_are_geometric_means_over_seeds_and_one_failed_seed_fails_them():
 def test_the_spread_over_seeds_ranks_each_seed_by_itself():
     rows = [row("a", 0.1, seed=0), row("a", 0.3, seed=1), row("b", 0.2, seed=0), row("b", 0.2, seed=1)]
     assert {(each.name, each.low, each.high) for each in standings(rows)} == {("a", 1, 2), ("b", 1, 2)}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.one_of(st.none(), st.floats(1e-6, 1e3)), min_size=1, max_size=5), st.floats(0.1, 10.0))
+def test_the_spread_over_seeds_is_a_factor_that_no_scale_changes(errors, scale):
+    fine = [error for error in errors if error is not None]
+    (found,), (other,) = (
+        scatters([row("a", e and by * e, seed=seed) for seed, e in enumerate(errors)])["f", "near"].values()
+        for by in (1.0, scale)
+    )
+    assert (found.seeds, found.failed) == (len(errors), len(errors) - len(fine))
+    assert found.mean == (pytest.approx(math.prod(fine) ** (1 / len(fine))) if fine else math.inf)
+    assert (found.factor is None) == (len(fine) < 2)
+    if found.factor is not None:
+        logs = [math.log(error) for error in fine]
+        mean = sum(logs) / len(logs)
+        variance = sum((each - mean) ** 2 for each in logs) / (len(logs) - 1)
+        assert found.factor == pytest.approx(math.exp(math.sqrt(variance)), rel=1e-6)
+        assert other.factor == pytest.approx(found.factor, rel=1e-6)
+
+
+def test_the_seeds_of_a_contestant_are_the_fewest_of_its_members():
+    rows = [row("a", 0.1, seed=seed) for seed in range(3)] + [row("a", 0.1, family="g"), row("b", 0.2, seed=0)]
+    assert {each.name: each.seeds for each in standings(rows)} == {"a": 1, "b": 1}
+    assert standings(rows[:3])[0].seeds == 3
 
 
 def test_who_was_not_in_a_block_is_not_ranked_there():

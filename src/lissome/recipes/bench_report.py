@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,19 +12,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lissome._files import write, write_json
+from lissome.recipes.bench_board import BUDGETS, Board, lines, scattered
 from lissome.recipes.bench_results import Results
-from lissome.recipes.paper import Sheet
-from lissome.recipes.standings import Apart, Block, Standing, errors, standings, told_apart, wins
+from lissome.recipes.bench_tables import abreast, folded, sheets, starts
+from lissome.recipes.standings import errors
 from lissome.report.document import details, document, figure, gallery, pairs
 from lissome.report.drawing import INK, blank, palette, plain
 from lissome.report.figures import Curve, progress
-from lissome.report.numerals import ABSENT, count, quantity
-from lissome.report.numerals import seconds as in_seconds
 
 Row = dict[str, Any]
-BEST = 10  # contestants in the table of wins
 NAMED = 3  # in the sentence, of those that are level with the first
-BUDGETS = {"seconds": "the same seconds", "operations": "the same operations"}
 NOTES = (
     "Errors are relative L2 errors on test points, where the budget ended. A row's place is its mean rank over the "
     "members, the best of a member being 1; an error is the geometric mean over seeds.",
@@ -42,29 +36,6 @@ NOTES = (
 )
 
 
-@dataclass(frozen=True)
-class Board:
-    """The runs under one budget, and what follows from them."""
-
-    budget: str
-    rows: Sequence[Row]
-    errors: Mapping[Block, Mapping[str, float]]
-    found: Sequence[Standing]
-    apart: Apart | None
-
-    @property
-    def adapters(self) -> dict[str, str]:
-        """Contestant -> its adapter."""
-        return {row["name"]: row["adapter"] for row in self.rows}
-
-    def best(self, own: Mapping[str, float]) -> dict[str, str]:
-        """Return adapter -> the contestant that has it and the least of these errors."""
-        adapters, best = self.adapters, dict[str, str]()
-        for name in sorted(own, key=own.__getitem__):
-            best.setdefault(adapters[name], name)
-        return {adapter: best[adapter] for adapter in dict.fromkeys(adapters.values()) if adapter in best}
-
-
 def draw(results: Results, out: Path, cells: int, done: int) -> list[Row]:
     """Write results.json, leaderboard.md, figures and index.html; return the leaderboard's rows.
 
@@ -76,20 +47,21 @@ def draw(results: Results, out: Path, cells: int, done: int) -> list[Row]:
     """
     runs = [row | {"name": contestant(row)} for row in results.rows if row["kind"] == "run"]
     under = {budget: [row for row in runs if row["budget"] == budget] for budget in BUDGETS}
-    boards = [
-        Board(budget, rows, errors(rows), standings(rows), told_apart(rows)) for budget, rows in under.items() if rows
-    ]
-    lines = [_lines(board) for board in boards]
-    leaderboard = [line for each in lines for line in each]
-    write_json(out / "results.json", results.told() | {"cells": cells, "done": done, "leaderboard": leaderboard})
-    sheets = [_sheets(board, own) for board, own in zip(boards, lines, strict=True)]
-    starts = _starts([row for row in results.rows if row["kind"] == "start" and not row.get("made_by")])
-    abreast = _abreast([row for row in results.rows if row["kind"] == "abreast" and not row.get("made_by")])
-    every = [sheet for each in sheets for sheet in each] + [starts, abreast]
+    boards = [Board.of(budget, rows) for budget, rows in under.items() if rows]
+    rows = [lines(board) for board in boards]
+    leaderboard = [line for each in rows for line in each]
+    spread = [line for board in boards for line in scattered(board)]
+    known = {"cells": cells, "done": done, "leaderboard": leaderboard, "spread": spread}
+    write_json(out / "results.json", results.told() | known)
+    tables = [(sheets(board, own), folded(board)) for board, own in zip(boards, rows, strict=True)]
+    begun = starts([row for row in results.rows if row["kind"] == "start" and not row.get("made_by")])
+    stacked = abreast([row for row in results.rows if row["kind"] == "abreast" and not row.get("made_by")])
+    every = [sheet.markdown() for each, _ in tables for sheet in each] + [begun.markdown(), stacked.markdown()]
+    every += [sheet.markdown(folded=True) for _, each in tables for sheet in each]
     notes = "".join(f"- {note}\n" for note in NOTES)
     title, verdicts = _title(runs), [_verdict(board) for board in boards]
     said = "".join(f"- {verdict}\n" for verdict in verdicts)
-    text = f"# {title}\n\n{said}\n" + "\n".join(sheet.markdown() for sheet in every) + f"\n{notes}"
+    text = f"# {title}\n\n{said}\n" + "\n".join(every) + f"\n{notes}"
     write(out / "leaderboard.md", text)
     missing = cells - done
     left = f'<p class="note">{missing} of {cells} cells are not done yet; --resume goes on.</p>' if missing else ""
@@ -101,12 +73,13 @@ def draw(results: Results, out: Path, cells: int, done: int) -> list[Row]:
         *(f'<li style="border-color:var(--accent)">{escape(verdict)}</li>' for verdict in verdicts),
         "</ul>",
     ]
-    for board, own in zip(boards, sheets, strict=True):
+    for board, (own, more) in zip(boards, tables, strict=True):
         body.append(f"<h2>{escape(BUDGETS[board.budget].capitalize())}</h2>")
         body.append(gallery([figure(out / "figures", f"ranks-{board.budget}", _ranks(board), _caption(board))]))
         body += [f"<h3>{escape(sheet.title)}</h3>\n{sheet.html()}" for sheet in own]
+        body += [details(sheet.title, sheet.html()) for sheet in more]
     body += ["<h2>Error against seconds</h2>", gallery(_curves(boards[0], out / "figures") if boards else [])]
-    body += [f"<h2>{escape(sheet.title)}</h2>\n{sheet.html()}" for sheet in (starts, abreast)]
+    body += [f"<h2>{escape(sheet.title)}</h2>\n{sheet.html()}" for sheet in (begun, stacked)]
     body.append("<h2>How it was made</h2>")
     body += [f"<p>{escape(note)}</p>" for note in NOTES]
     body += [
@@ -131,127 +104,6 @@ def slug(name: str) -> str:
 def contestant(row: Row) -> str:
     """Return the name of a row's contestant: adapter, optimizer, and who measured it where that is another maker."""
     return ", ".join(filter(None, [row["adapter"], row["optimizer"], row.get("made_by")]))
-
-
-def _lines(board: Board) -> list[Row]:
-    """Return the leaderboard of one budget as plain values."""
-    found = []
-    for place, each in enumerate(board.found, start=1):
-        mine = [row for row in board.rows if row["name"] == each.name]
-        took = [row["seconds"] for row in mine if row["seconds"] is not None]
-        found.append(
-            {
-                "budget": board.budget,
-                "place": place,
-                "contestant": each.name,
-                "adapter": mine[0]["adapter"],
-                "optimizer": mine[0]["optimizer"],
-                "made_by": mine[0].get("made_by"),
-                "rank": each.rank,
-                "rank_low": each.low,
-                "rank_high": each.high,
-                "wins": each.wins,
-                "within_twice": each.close,
-                "factor": each.factor if math.isfinite(each.factor) else None,
-                "ranks": dict(each.places),
-                "members": each.blocks,
-                "trained_share": statistics.mean(row["trained"] / row["total"] for row in mine),
-                "seconds": statistics.median(took) if took else None,
-                "failed": each.failed,
-            }
-        )
-    return found
-
-
-def _sheets(board: Board, own: Sequence[Row]) -> list[Sheet]:
-    seeds = len({row["seed"] for row in board.rows}) > 1
-    targets = list(dict.fromkeys(target for _, target in board.errors))
-    heads = ["place", "adapter, optimizer", "mean rank", "best", "within 2x", "times the best", *targets]
-    failed = any(row["failed"] for row in own)
-    heads += ["trained", "seconds", *(["failed"] if failed else [])]
-    lines = [
-        [
-            str(row["place"]),
-            row["contestant"],
-            f"{row['rank']:.1f}" + (f" ({row['rank_low']:.1f} to {row['rank_high']:.1f})" if seeds else ""),
-            f"{row['wins']} of {row['members']}",
-            f"{row['within_twice']} of {row['members']}",
-            quantity(row["factor"]),
-            *(f"{row['ranks'][target]:.1f}" if target in row["ranks"] else ABSENT for target in targets),
-            f"{row['trained_share']:.0%}",
-            in_seconds(row["seconds"]),
-            *([str(row["failed"] or "")] if failed else []),
-        ]
-        for row in own
-    ]
-    leaderboard = Sheet(f"Leaderboard, {BUDGETS[board.budget]}: mean ranks", heads, lines)
-    return [leaderboard, _winning(board), _members(board)]
-
-
-def _winning(board: Board) -> Sheet:
-    """Return how often a line's contestant is below a column's."""
-    names = [each.name for each in board.found[:BEST]]
-    table = wins(board.errors, names)
-    lines = [
-        [f"{i + 1}. {name}", *(f"{won} of {both}" if i != j else "" for j, (won, both) in enumerate(table[i]))]
-        for i, name in enumerate(names)
-    ]
-    return Sheet(
-        "Members on which a line is better than a column", ["", *(f"{i + 1}." for i in range(len(names)))], lines
-    )
-
-
-def _members(board: Board) -> Sheet:
-    """Return the error of each adapter by its best optimizer, for each member."""
-    adapters = list(dict.fromkeys(board.adapters[each.name] for each in board.found))
-    lines = []
-    for (family, target), own in board.errors.items():
-        best, least = board.best(own), min(own.values())
-        known = {adapter: name for adapter, name in best.items() if math.isfinite(own[name])}
-        told = {
-            adapter: f"{_error(own[name])} {name.partition(', ')[2]}{' *' if own[name] == least else ''}"
-            for adapter, name in known.items()
-        }
-        lines.append([family, target, *(told.get(adapter, ABSENT) for adapter in adapters)])
-    return Sheet("Errors of each adapter with its best optimizer", ["family", "member", *adapters], lines)
-
-
-def _starts(rows: Sequence[Row]) -> Sheet:
-    lines = [
-        [family, str(len(own)), _error(_mean([row["error"] for row in own])), in_seconds(_median(own))]
-        for family in dict.fromkeys(row["family"] for row in rows)
-        for own in [[row for row in rows if row["family"] == family]]
-    ]
-    return Sheet("The networks that are adapted", ["family", "seeds", "error", "seconds"], lines)
-
-
-def _abreast(rows: Sequence[Row]) -> Sheet:
-    """Return how much faster a step of Adam for many members is at once."""
-    heads = ["family", "members", "points of each", "one after another, ms", "at once, ms", "times faster"]
-    lines = [
-        [
-            row["family"],
-            str(row["members"]),
-            count(row["points"]),
-            *(in_seconds(row[key]) for key in ("alone", "together")),
-            f"{row['ratio']:.2f}" if row["ratio"] else f"cannot be: {row['failed']}",
-        ]
-        for row in rows
-    ]
-    return Sheet("Members adapted at once, a step of Adam", heads, lines)
-
-
-def _median(rows: Sequence[Row]) -> float | None:
-    took = [row["seconds"] for row in rows if row["seconds"] is not None]
-    return statistics.median(took) if took else None
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    return statistics.geometric_mean(value for value in values if value) if all(values) else math.inf
-
-
-def _error(value: float) -> str:
-    return quantity(value if math.isfinite(value) else None)
 
 
 def _title(runs: Sequence[Row]) -> str:
@@ -279,6 +131,7 @@ def _verdict(board: Board) -> str:
     first = found[0]
     text = f"In {BUDGETS[board.budget]} {first.name} leads: mean rank {first.rank:.1f} of {len(found)}"
     text += f", best on {first.wins} of {first.blocks} members"
+    text += f", with {first.seeds} of {board.seeds} seeds" if first.seeds < board.seeds else ""
     if tested is None:
         return f"{text}; a test needs three contestants, and two members that all of them have met."
     level = [each.name for each in found[1:] if each.rank - first.rank <= tested.difference]

@@ -117,24 +117,30 @@ class Claim:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of texts."""
+    """A table of texts, and what is said below it."""
 
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
+    note: str = ""
 
-    def markdown(self) -> str:
-        """Return the table as Markdown, a heading above it."""
+    def markdown(self, *, folded: bool = False) -> str:
+        """Return the table as Markdown, a heading above it, or folded below its title."""
         lines = [self.heads, ["---"] * len(self.heads), *self.rows]
-        return f"## {self.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        note = self.note.replace("*", r"\*")
+        table += f"\n{note}\n" if note else ""
+        if folded:
+            return f"<details>\n<summary>{escape(self.title)}</summary>\n\n{table}\n</details>\n"
+        return f"## {self.title}\n\n{table}"
 
     def html(self) -> str:
         """Return the table as HTML."""
         head = "".join(f'<th scope="col">{escape(text)}</th>' for text in self.heads)
         body = "".join(_line(row) for row in self.rows)
-        return (
-            f'<div class="wide"><table class="lines"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        )
+        note = f'<p class="lead">{escape(self.note)}</p>' if self.note else ""
+        table = f'<table class="lines"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        return f'<div class="wide">{table}</div>{note}'
 
     def told(self) -> Row:
         """Return the table as JSON."""

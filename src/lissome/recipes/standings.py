@@ -40,6 +40,7 @@ class Standing:
         factor: geometric mean over blocks of its error over the least, where both are known.
         places: target -> mean rank.
         blocks: in how many it took part.
+        seeds: the fewest that it has in one of them.
         failed: runs without an error.
     """
 
@@ -52,6 +53,24 @@ class Standing:
     factor: float
     places: Mapping[str, float]
     blocks: int
+    seeds: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """The seeds of one contestant in one block.
+
+    Attributes:
+        mean: geometric mean of the errors of those seeds that have one; infinite for none.
+        factor: exp of the standard deviation of their logarithms, n - 1 below; None for fewer than two.
+        seeds: how many there are.
+        failed: how many of them have no error.
+    """
+
+    mean: float
+    factor: float | None
+    seeds: int
     failed: int
 
 
@@ -67,11 +86,17 @@ class Apart:
 
 def errors(rows: Sequence[Row]) -> dict[Block, dict[str, float]]:
     """Return block -> contestant -> error over the seeds; rows have family, target, name, error."""
-    found: dict[Block, dict[str, list[float]]] = {}
-    for row in rows:
-        block = found.setdefault((row["family"], row["target"]), {})
-        block.setdefault(row["name"], []).append(_known(row))
-    return {block: {name: _mean(each) for name, each in own.items()} for block, own in found.items()}
+    return {block: {name: _mean(each) for name, each in own.items()} for block, own in _seeds(rows).items()}
+
+
+def scatters(rows: Sequence[Row]) -> dict[Block, dict[str, Scatter]]:
+    """Return block -> contestant -> how its seeds are spread.
+
+    >>> same = {"family": "heat", "target": "near", "name": "a"}
+    >>> scatters([same | {"error": 0.1}, same | {"error": 0.4}, same | {"error": None}])
+    {('heat', 'near'): {'a': Scatter(mean=0.2, factor=2.665..., seeds=3, failed=1)}}
+    """
+    return {block: {name: _scatter(each) for name, each in own.items()} for block, own in _seeds(rows).items()}
 
 
 def standings(rows: Sequence[Row]) -> list[Standing]:
@@ -82,7 +107,7 @@ def standings(rows: Sequence[Row]) -> list[Standing]:
     >>> [(each.name, each.rank, each.wins) for each in found]
     [('a', 1.0, 1), ('b', 2.0, 0)]
     """
-    blocks = errors(rows)
+    blocks, runs = errors(rows), _seeds(rows)
     ranks = _ranks(blocks)
     by_seed = [_ranks(errors([row for row in rows if row["seed"] == seed])) for seed in {row["seed"] for row in rows}]
     best = {block: min(own.values()) for block, own in blocks.items()}
@@ -106,6 +131,7 @@ def standings(rows: Sequence[Row]) -> list[Standing]:
                 statistics.geometric_mean(finite) if finite else math.inf,
                 {each: statistics.mean(rank for (_, t), rank in mine.items() if t == each) for each in targets},
                 len(mine),
+                min(len(own[name]) for own in runs.values() if name in own),
                 sum(row["name"] == name and not math.isfinite(_known(row)) for row in rows),
             )
         )
@@ -138,6 +164,21 @@ def wins(blocks: Mapping[Block, Mapping[str, float]], names: Sequence[str]) -> l
         ]
         for one in names
     ]
+
+
+def _seeds(rows: Sequence[Row]) -> dict[Block, dict[str, list[float]]]:
+    """Return block -> contestant -> the error of each seed."""
+    found: dict[Block, dict[str, list[float]]] = {}
+    for row in rows:
+        block = found.setdefault((row["family"], row["target"]), {})
+        block.setdefault(row["name"], []).append(_known(row))
+    return found
+
+
+def _scatter(each: Sequence[float]) -> Scatter:
+    fine = [error for error in each if math.isfinite(error)]
+    factor = math.exp(statistics.stdev(map(math.log, fine))) if len(fine) > 1 else None
+    return Scatter(statistics.geometric_mean(fine) if fine else math.inf, factor, len(each), len(each) - len(fine))
 
 
 def _ranks(blocks: Mapping[Block, Mapping[str, float]]) -> dict[Block, dict[str, float]]:

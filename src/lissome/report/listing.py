@@ -59,15 +59,33 @@ def leaderboard(rows: Sequence[Mapping[str, Any]]) -> Group:
         table = Table(title=f"the same {budget}", box=box.SIMPLE_HEAD, show_edge=False, title_justify="left")
         table.add_column("")
         table.add_column("adapter, optimizer")
-        for head in ("mean rank", "best", "times the best", "trained"):
+        for head in ("rank", "best", "times the best", "seeds", "trained"):
             table.add_column(head, justify="right", no_wrap=True)
         for row in own[:FIRST]:
             best, trained = f"{row['wins']} of {row['members']}", f"{row['trained_share']:.0%}"
-            told = str(row["place"]), row["contestant"], f"{row['rank']:.1f}", best, quantity(row["factor"]), trained
-            table.add_row(*told)
+            told = str(row["place"]), row["contestant"], f"{row['rank']:.1f}", best, quantity(row["factor"])
+            table.add_row(*told, seeded(row), trained)
         more = len(own) - FIRST
-        tables += [table, Text(f"and {more} more on the page" if more > 0 else "", style="dim")]
+        below = [fewer(own), f"and {more} more on the page" if more > 0 else ""]
+        tables += [table, Text("\n".join(filter(None, below)), style="dim")]
     return Group(*tables)
+
+
+def seeded(row: Mapping[str, Any]) -> str:
+    """Return a contestant's seeds, with a mark where the board has contestants with more.
+
+    >>> seeded({"seeds": 5, "fewer_seeds": False}), seeded({"seeds": 1, "fewer_seeds": True})
+    ('5', '1 *')
+    """
+    return f"{row['seeds']} *" if row["fewer_seeds"] else str(row["seeds"])
+
+
+def fewer(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the sentence that says what the mark of `seeded` means, or nothing where no row of a board has it."""
+    if not any(row["fewer_seeds"] for row in rows):
+        return ""
+    most = max(row["seeds"] for row in rows)
+    return f"* Fewer seeds than the {most} of others, in one member at least: error and place are less sure."
 
 
 def _blocks(blocks: Iterable[tuple[object, object, Sequence[str]]]) -> Table:
