@@ -55,8 +55,8 @@ def kept(out):
 
 
 def figures(rows):
-    """Return what a seed decides: all but the clock."""
-    clocks = ("seconds", "curve", "step", "alone", "together", "ratio")
+    """Return what a seed decides: all but the clock and the commit, which may move on meanwhile."""
+    clocks = ("seconds", "curve", "step", "alone", "together", "ratio", "by")
     found = {row["cell"]: {key: value for key, value in row.items() if key not in clocks} for row in rows}
     curves = {row["cell"]: {k: v for k, v in row["curve"].items() if k != "seconds"} for row in rows if "curve" in row}
     return found, curves
