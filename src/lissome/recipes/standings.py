@@ -93,8 +93,9 @@ def scatters(rows: Sequence[Row]) -> dict[Block, dict[str, Scatter]]:
     """Return block -> contestant -> how its seeds are spread.
 
     >>> same = {"family": "heat", "target": "near", "name": "a"}
-    >>> scatters([same | {"error": 0.1}, same | {"error": 0.4}, same | {"error": None}])
-    {('heat', 'near'): {'a': Scatter(mean=0.2, factor=2.665..., seeds=3, failed=1)}}
+    >>> found = scatters([same | {"error": error} for error in (0.1, 0.4, None)])["heat", "near"]["a"]
+    >>> round(found.mean, 3), round(found.factor, 3), found.seeds, found.failed
+    (0.2, 2.665, 3, 1)
     """
     return {block: {name: _scatter(each) for name, each in own.items()} for block, own in _seeds(rows).items()}
 
