@@ -9,6 +9,7 @@ SubLoRA (arXiv 2507.01841); the change of basis comes first, for a trained LoRA'
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from lissome._errors import UsageError, unknown
 from lissome._vector import functional
 from lissome.adapt.basis import Rotation
 from lissome.allocation import Allocation, Tap, choose, rotations
+from lissome.bridges.labels import own_loss, sampled_likelihood
 
 try:
     from peft.tuners.lora import LoraLayer
@@ -29,7 +31,6 @@ try:
 except ImportError as error:
     raise UsageError("lissome.bridges.peft needs peft; install it with: pip install 'lissome[peft]'") from error
 
-Batch = Mapping[str, Any]
 KNOWN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # what A may be
 
 
@@ -74,7 +75,7 @@ def choose_ranks(
         model: a `PeftModel` of any task, or any module with LoRA layers of peft; the base may be quantised.
         loss: (model, batch) -> scalar; None takes `model(**batch).loss`.
         batches: a fixed few.
-        budget: how many terms may stay over all layers.
+        budget: how many terms may stay over all layers; one where DoRA's magnitude or a bias would go with the last.
         adapter: its name; None is the active one.
         probe: (model, batch) -> scalar by whose gradient the basis is found; None draws labels from `logits`.
         seed: of those labels, and of the rule `random`.
@@ -90,6 +91,7 @@ def choose_ranks(
     options = {"basis": "kronecker", "generator": generator} | options
     if budget < 1:
         raise UsageError(f"budget is {budget}; legal are 1 to {terms.count}, for peft has no LoRA without a term")
+    options["least"] = terms.least(options.get("least", 0))
     allocation = choose(terms, loss or own_loss, batches, budget, probe=drawn, **options)
     return PeftRanks(*terms.patterns(allocation.ranks), allocation, terms.adapter)
 
@@ -120,7 +122,10 @@ def rotate_adapter_(
     """
     terms, generator = PeftTerms(model, adapter), torch.Generator().manual_seed(seed)
     drawn = probe or (lambda net, batch: sampled_likelihood(net, batch, generator))
-    turned = rotations(terms, basis or ("kronecker" if batches else "svd"), batches, probe=drawn if batches else None)
+    basis = basis or ("kronecker" if batches else "svd")
+    if basis in ("whitened", "kronecker") and not batches:
+        raise UsageError(f"the basis '{basis}' needs batches to measure moments on; give a few, or take 'svd'")
+    turned = rotations(terms, basis, batches, probe=drawn)
     terms.write(turned)
     return turned
 
@@ -138,9 +143,11 @@ def cut_adapter_(model: nn.Module, ranks: PeftRanks) -> nn.Module:
         the model itself.
 
     Raises:
-        UsageError: the model's adapter is another one by now, or has other ranks.
+        UsageError: the model's adapter has other ranks by now, or the model no settings of peft.
     """
     terms, choice = PeftTerms(model, ranks.adapter), ranks.allocation.choice
+    if ranks.adapter not in getattr(model, "peft_config", {}):
+        raise UsageError(f"the {type(model).__name__} has no settings of peft to bring up to date; give the PeftModel")
     if terms.sizes() != dict(choice.layers):
         raise UsageError("the adapter does not have the terms that were chosen from; choose again for this model")
     kept = {layer: torch.tensor(indices, dtype=torch.long) for layer, indices in choice.kept.items()}
@@ -180,9 +187,20 @@ class PeftTerms:
         """All terms."""
         return sum(self.sizes().values())
 
+    @property
+    def device(self) -> torch.device:
+        """Where the first of the factors is."""
+        return next(iter(self.weights().values()))[0].device
+
     def sizes(self) -> dict[str, int]:
         """Return layer -> rank."""
         return {path: layer.r[self.adapter] for path, layer in self.layers.items()}
+
+    def least(self, asked: int | Mapping[str, int] = 0) -> int | dict[str, int]:
+        """Return how many terms layers keep at least: one where a bias or a magnitude would go with the last."""
+        given = dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(self.layers, asked)
+        more = {path: max(1, given.get(path, 0)) for path, layer in self.layers.items() if self._holds_more(layer)}
+        return given | more if more or isinstance(asked, Mapping) else asked
 
     def weights(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
         """Return layer -> the weights of `lora_B` and of `lora_A`."""
@@ -220,6 +238,9 @@ class PeftTerms:
         values: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Write B X and X^-1 A into the adapter, or those of their terms that are kept, each times its value."""
+        for path, indices in (kept or {}).items():
+            if not len(indices) and self._holds_more(self.layers[path]):
+                raise UsageError(f"'{path}' has a magnitude or a bias beside its terms; keep one term, see `least`")
         for path, layer in self.layers.items():
             B, A = self._pair(layer)
             X = turned[path]
@@ -255,11 +276,16 @@ class PeftTerms:
             if r == 0:
                 self._give_up(path, layer)
                 continue
-            layer.r[self.adapter], layer.lora_alpha[self.adapter] = r, config.alpha_pattern[_key(path)]  # type: ignore[assignment]
+            alpha, rooted = config.alpha_pattern[_key(path)], layer.use_rslora.get(self.adapter)
+            layer.r[self.adapter], layer.lora_alpha[self.adapter] = r, alpha
+            layer.scaling[self.adapter] = alpha / (math.sqrt(r) if rooted else r)  # to the bit what a file will give
             inner, outer = layer.lora_A[self.adapter], layer.lora_B[self.adapter]
             for module, side in ((inner, "out"), (outer, "in")):
                 kind = "features" if isinstance(module, nn.Linear) else "channels"
                 setattr(module, f"{side}_{kind}", r)
+
+    def _holds_more(self, layer: LoraLayer) -> bool:
+        return self.adapter in layer.lora_magnitude_vector or bool(layer.lora_bias.get(self.adapter))
 
     def _pair(self, layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter]:
         return layer.lora_B[self.adapter].weight, layer.lora_A[self.adapter].weight  # type: ignore[return-value]
@@ -276,49 +302,6 @@ class PeftTerms:
             setattr(self.model.get_submodule(parent), name, layer.get_base_layer())
 
 
-def own_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Return what a transformers model calls its loss.
-
-    Raises:
-        UsageError: it gives none, as without `labels` in the batch.
-    """
-    loss = getattr(model(**batch), "loss", None)
-    if loss is None:
-        raise UsageError(f"the model gives no loss for a batch with {', '.join(batch)}; add labels, or give a loss")
-    return loss
-
-
-def sampled_likelihood(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Return the log-probability of labels drawn from the model's own logits, summed over what its loss looks at.
-
-    Args:
-        model: called with the batch; gives `logits` (..., classes).
-        batch: `labels` that are -100, and positions that `attention_mask` hides, count for nothing.
-        generator: draws the labels, on the CPU.
-    """
-    logits = getattr(model(**batch), "logits", None)
-    if logits is None or logits.shape[-1] < 2:
-        raise UsageError("the model gives no logits of two or more classes to draw labels from; give a probe")
-    scores = logits.float().log_softmax(-1)  # (..., C)
-    draws = torch.multinomial(scores.detach().cpu().exp().flatten(0, -2), 1, generator=generator)  # (rows, 1)
-    taken = scores.flatten(0, -2).gather(1, draws.to(scores.device)).reshape(scores.shape[:-1])
-    seen = torch.ones_like(taken)
-    mask, labels = batch.get("attention_mask"), batch.get("labels")
-    if mask is not None and mask.shape == taken.shape:
-        seen = seen * mask
-    if labels is not None and labels.shape == taken.shape and taken.ndim == 2:
-        wanted = labels.ne(-100).to(seen)
-        if _causal(model):  # position t speaks of the label at t + 1
-            wanted = torch.cat([wanted[:, 1:], torch.zeros_like(wanted[:, :1])], 1)
-        seen = seen * wanted
-    return (taken * seen).sum()
-
-
-def _causal(model: nn.Module) -> bool:
-    names = [type(each).__name__ for each in model.modules()]
-    return any("CausalLM" in name or "LMHead" in name for name in names)
-
-
 def _rows(out: Tensor, module: nn.Module) -> Tensor:
     return out if isinstance(module, nn.Linear) else out.movedim(1, -1)
 
@@ -333,7 +316,7 @@ def _excluded(before: Any, now: str | None) -> str | None:
     if not before:
         return now
     if not isinstance(before, str):
-        before = rf"(?:.*\.)?(?:{'|'.join(re.escape(each) for each in before)})"
+        before = rf"(?:.*\.)?(?:{'|'.join(re.escape(each) for each in sorted(before))})"
     return f"(?:{before})|{now}" if now else before
 
 

@@ -123,7 +123,8 @@ Bend = Callable[[Function, Mapping[str, Tensor], int | None], tuple[Tensor, Tens
 
 def _hessian(f: Function, x: Mapping[str, Tensor], chunk: int | None) -> tuple[Tensor, Tensor, Tensor]:
     found = expand(f, x, chunk=chunk)
-    return found.value, found.gradient, found.hessian.dense(limit=len(found.gradient) ** 2)
+    A = found.hessian.dense(limit=len(found.gradient) ** 2)
+    return found.value, found.gradient, (A + A.mT) / 2  # its two halves differ by the rounding of f, in whatever dtype
 
 
 def _gauss_newton(r: Function, x: Mapping[str, Tensor], chunk: int | None) -> tuple[Tensor, Tensor, Tensor]:
