@@ -20,7 +20,15 @@ from torch import nn
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from lissome._errors import LissomeError, UsageError
-from lissome.bridges.peft import choose_ranks, cut_adapter_, own_loss, rotate_adapter_, sampled_likelihood
+from lissome.allocation import Gates
+from lissome.bridges.peft import (
+    PeftTerms,
+    choose_ranks,
+    cut_adapter_,
+    own_loss,
+    rotate_adapter_,
+    sampled_likelihood,
+)
 from tests.bridges.small import (
     FAMILIES,
     SECOND,
@@ -370,8 +378,7 @@ def test_a_path_that_ends_another_is_told_from_it(gone, tmp_path):
     assert torch.equal(loaded(data[0]), model(data[0]))
 
 
-@pytest.mark.parametrize("dora", [False, True])
-def test_convolutions_are_cut(dora, tmp_path):
+def test_convolutions_are_cut(tmp_path):
     model, data = by_hand(Image, ["wide", "point"]), inputs(3, 2, 6, 6)
     ranks = choose_ranks(model, squares, data, 3, probe=noise)
     choice = ranks.allocation.choice
@@ -384,6 +391,17 @@ def test_convolutions_are_cut(dora, tmp_path):
     quietly(lambda: model.save_pretrained(tmp_path))
     loaded = PeftModel.from_pretrained(drawn(Image).double(), tmp_path, autocast_adapter_dtype=False).double()
     assert torch.equal(loaded(data[0]), model(data[0]))
+
+
+def test_an_adapter_that_transformers_added_is_cut_as_well(tmp_path):
+    model = base("llama")
+    model.add_adapter(config("llama"))
+    train(model, "llama", SECOND, 20, 1e-2, 2)
+    cut_and_compare(model, "llama", 5)
+    wanted = answers(model, "llama")
+    quietly(lambda: model.save_pretrained(tmp_path))
+    loaded = PeftModel.from_pretrained(base("llama"), tmp_path).eval()
+    assert torch.equal(answers(loaded, "llama"), wanted)
 
 
 def test_a_model_into_which_peft_injected_layers_is_cut_as_well():
@@ -400,6 +418,27 @@ def test_a_model_into_which_peft_injected_layers_is_cut_as_well():
 
 
 # what peft can do beside
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_curvature_of_dora_sees_the_norm_that_its_own_gradient_does_not(family):
+    """DoRA's gradient holds the norm of each row of the weight constant; its loss does not."""
+    model, data = adapted(family, use_dora=True).double(), batches(family)
+
+    def loss(net, given):  # that of transformers is in float32
+        return net(**given).logits.square().mean()
+
+    found = choose_ranks(model, loss, data, 9).allocation
+    gates = Gates(PeftTerms(model), loss, data, found.rotations)
+    n = sum(gates.layers.values())
+    ones, step = torch.ones(n, dtype=torch.float64), 1e-4
+    unit = step * torch.eye(n, dtype=torch.float64)
+    b = torch.tensor([(gates.mean(ones + e) - gates.mean(ones - e)) / (2 * step) for e in unit], dtype=torch.float64)
+    close(found.expansion.gradient, b, 1e-5)
+    d = torch.randn(n, generator=seeded(), dtype=torch.float64)
+    around = [gates.mean(ones + sign * 1e-3 * d) for sign in (-1, 0, 1)]
+    bent = (around[0] - 2 * around[1] + around[2]) / 1e-6
+    assert float(d @ found.expansion.hessian @ d) == pytest.approx(bent, rel=1e-3)
 
 
 def test_weights_of_dora_are_cut_and_saved(tmp_path):
@@ -603,6 +642,8 @@ def refusal(what):
     elif what == "shared":
         pair = [layer for path, layer in layers_of(model).items() if path.endswith("query")]
         pair[1].lora_A[DEFAULT].weight = pair[0].lora_A[DEFAULT].weight
+    elif what == "dora of a convolution":
+        model = get_peft_model(drawn(Image), LoraConfig(r=2, target_modules=["point"], use_dora=True))
     elif what == "half":
         for layer in layers_of(model).values():
             layer.lora_A[DEFAULT].bfloat16()
@@ -610,9 +651,6 @@ def refusal(what):
     elif what == "nan weights":
         with torch.no_grad():
             next(iter(layers_of(model).values())).lora_B[DEFAULT].weight[0, 0] = math.nan
-    elif what == "qalora":
-        settings = config("bert", target_modules=["query"], use_qalora=True, qalora_group_size=4)
-        model = quietly(lambda: get_peft_model(base("bert"), settings))
     return model, asked
 
 
@@ -628,6 +666,7 @@ REFUSED = {
     "ia3": "the PeftModel has no LoRA layer of peft",
     "inactive": r"the adapter 'other' is not active; call model.set_adapter\('other'\) first",
     "groups": "'.*0' is a convolution in groups, of which each has terms of its own",
+    "dora of a convolution": "'.*point' is of the variant DoraConv2dVariant; legal are LoRA, and DoRA of a linear",
     "shared": "'.*query' and '.*query' share a factor; cutting one would cut the other",
     "half": "the terms of '.*query' are torch.bfloat16, in which curvature is 3 to 4% off",
     "nan weights": "the model's logits are not finite; look at the batch, the weights",

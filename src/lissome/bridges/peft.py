@@ -5,6 +5,8 @@ terms goes through the weight of `lora_A` (see `allocation.terms`), so nothing o
 the base, quantised or not, is left alone.
 
 SubLoRA (arXiv 2507.01841); the change of basis comes first, for a trained LoRA's terms have no meaning of their own.
+DoRA's own gradient holds the norm of each row of the whole weight constant (arXiv 2402.09353, section 4.3), its loss
+does not: here the gates' derivatives are those of the loss.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ try:
     from peft.tuners.lora import LoraLayer
     from peft.tuners.lora.layer import Embedding, MultiheadAttention, ParamWrapper
     from peft.tuners.lora.variants import DoraLinearVariant
+    from peft.utils.integrations import dequantize_module_weight
 except ImportError as error:
     raise UsageError("lissome.bridges.peft needs peft; install it with: pip install 'lissome[peft]'") from error
 
@@ -218,10 +221,16 @@ class PeftTerms:
         """Return `call(model, ...)` as a function of right factors (r, in)."""
         names = {path: f"{self.paths[path]}.lora_A.{self.adapter}.weight" for path in self.layers}
         shapes = {path: self._pair(layer)[1].shape for path, layer in self.layers.items()}
-        inner, _ = functional(call, self.model, names.values())
-        return lambda right, *others: inner(
-            {names[path]: A.reshape(shapes[path]) for path, A in right.items()}, *others
-        )
+        scaled = [path for path, layer in self.layers.items() if self.adapter in layer.lora_magnitude_vector]
+        sizes = {path: f"{self.paths[path]}.lora_magnitude_vector.{self.adapter}.weight" for path in scaled}
+        inner, _ = functional(call, self.model, [*names.values(), *sizes.values()])
+
+        def function(right: Mapping[str, Tensor], *others: Any) -> Any:
+            given = {names[path]: A.reshape(shapes[path]) for path, A in right.items()}
+            given |= {name: self._magnitude(path, right[path]) for path, name in sizes.items() if path in right}
+            return inner(given, *others)
+
+        return function
 
     def taps(self) -> dict[str, Tap]:
         """Return the modules A, whose output is y."""
@@ -284,6 +293,16 @@ class PeftTerms:
                 kind = "features" if isinstance(module, nn.Linear) else "channels"
                 setattr(module, f"{side}_{kind}", r)
 
+    def _magnitude(self, path: str, A: Tensor) -> Tensor:
+        """Return DoRA's magnitude (out,) as it is, with the derivative of the norm that DoRA holds constant."""
+        layer = self.layers[path]
+        W = dequantize_module_weight(layer.get_base_layer()).detach()
+        W = W.mT if getattr(layer, "fan_in_fan_out", False) else W  # (out, in)
+        m: Tensor = layer.lora_magnitude_vector[self.adapter].weight  # type: ignore[assignment]
+        B, _ = self._pair(layer)
+        norm = (W.to(A) + layer.scaling[self.adapter] * B.detach() @ A).norm(dim=1)
+        return m.detach() * (norm.detach() / norm).to(m)
+
     def _holds_more(self, layer: LoraLayer) -> bool:
         return self.adapter in layer.lora_magnitude_vector or bool(layer.lora_bias.get(self.adapter))
 
@@ -311,13 +330,13 @@ def _key(path: str) -> str:
     return f"^{re.escape(path)}"
 
 
-def _excluded(before: Any, now: str | None) -> str | None:
+def _excluded(before: Any, now: str | None) -> Any:
     """Join what a configuration excluded with what is excluded now, as one regular expression."""
-    if not before:
-        return now
+    if not before or not now:
+        return now or before
     if not isinstance(before, str):
         before = rf"(?:.*\.)?(?:{'|'.join(re.escape(each) for each in sorted(before))})"
-    return f"(?:{before})|{now}" if now else before
+    return f"(?:{before})|{now}"
 
 
 def _active(layers: Mapping[str, LoraLayer], adapter: str | None) -> str:
@@ -347,7 +366,9 @@ def _check_layer(path: str, layer: LoraLayer, adapter: str) -> None:
         raise UsageError(f"'{path}' is a convolution in groups, of which each has terms of its own; it is not covered")
     variant = layer.lora_variant.get(adapter)
     if variant is not None and not isinstance(variant, DoraLinearVariant):
-        raise UsageError(f"'{path}' is of the variant {type(variant).__name__}; legal are plain LoRA and DoRA")
+        raise UsageError(
+            f"'{path}' is of the variant {type(variant).__name__}; legal are LoRA, and DoRA of a linear layer"
+        )
     if layer.merged:
         raise UsageError(f"the adapter is merged into '{path}'; call model.unmerge_adapter() first")
     if layer.disable_adapters:
