@@ -4,7 +4,7 @@ from lissome.adapt.adapted import Adapted
 from lissome.adapt.choice import RankChoice
 from lissome.adapt.forms import lora, lora_xs, pissa, singular_values, svd, tucker
 from lissome.adapt.methods import METHODS, Method, adapt, large, reinitialize
-from lissome.adapt.ranks import select_ranks, smoothed
+from lissome.adapt.ranks import compensated, select_ranks, smoothed
 from lissome.adapt.reach import reach
 from lissome.adapt.rules import RULES
 from lissome.adapt.stack import Stack
@@ -19,6 +19,7 @@ __all__ = [
     "Stack",
     "Tucker",
     "adapt",
+    "compensated",
     "large",
     "lora",
     "lora_xs",

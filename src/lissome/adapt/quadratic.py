@@ -70,10 +70,10 @@ class Quadratic:
             np.fill_diagonal(new, old.diagonal())
         return Quadratic(self.b, blocks)
 
-    def compensated(self, kept: Mask) -> tuple[Array, float]:
+    def compensated(self, kept: Mask, least: float = DAMPING) -> tuple[Array, float]:
         """Return d (n,), -1 where a term is cut and the best move where it is kept, and the damping it took.
 
-        The damping is added to the diagonal of A_SS: 1e-6 of its mean absolute diagonal, times 10 until A_SS is
+        The damping is added to the diagonal of A_SS: a part of its mean absolute diagonal, times 10 until A_SS is
         positive definite with half of it: with all of it, a negative A_jj may meet a damping of its own size, and the
         move has no bound. The model falls with any damping.
 
@@ -84,7 +84,7 @@ class Quadratic:
         slope = (self.b + self.product(d))[kept]
         if not slope.any():
             return d, 0.0
-        damping = DAMPING * float(np.abs(self.diagonal[kept]).mean())
+        damping = least * float(np.abs(self.diagonal[kept]).mean())
         if damping == 0.0:
             raise UsageError(
                 "compensate=True has no answer where the kept terms have a gradient and no curvature;"

@@ -12,8 +12,10 @@ The least q over sets of a given size is NP-hard in general. The rules stand in 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor
 from lissome._errors import UsageError, unknown
 from lissome.adapt.bound import certificate
 from lissome.adapt.choice import Loss, RankChoice, evaluate
-from lissome.adapt.quadratic import Array, Quadratic
+from lissome.adapt.quadratic import DAMPING, Array, Quadratic
 from lissome.adapt.quota import Count, shares, sizes_of
 from lissome.adapt.rules import RULES, Terms
 
@@ -101,8 +103,8 @@ def select_ranks(
         generator=generator,
     )
     kept = RULES[rule](terms)
-    moved, damping = model.compensated(kept) if compensate else (np.where(kept, 0.0, -1.0), 0.0)
-    return RankChoice(
+    moved = np.where(kept, 0.0, -1.0)
+    choice = RankChoice(
         rule=rule,
         budget=budget,
         layers=layers,
@@ -110,9 +112,48 @@ def select_ranks(
         gates=torch.from_numpy(1.0 + moved).to(gradient),
         predicted=model.value(moved),
         certificate=certificate(rule, terms, crossed=crossed),
-        damping=damping,
+        damping=0.0,
         seconds=time.perf_counter() - start,
         crossed=crossed,
+    )
+    return _moved(choice, model, DAMPING, start) if compensate else choice
+
+
+def compensated(
+    choice: RankChoice, gradient: Tensor, hessian: Tensor | Sequence[Tensor], *, damping: float = DAMPING
+) -> RankChoice:
+    """Return a choice of the same terms with their gates moved to where the quadratic model is least.
+
+    Args:
+        choice: of `select_ranks`, for this gradient and Hessian.
+        gradient: as there.
+        hessian: as there.
+        damping: added to the kept terms' curvature, as a part of its mean diagonal; times 10 until that is positive
+            definite. The model falls with any damping, the loss with enough of it.
+
+    Raises:
+        UsageError: a damping that is not above 0, or tensors that do not fit the choice.
+    """
+    start = time.perf_counter()
+    if not (math.isfinite(damping) and damping > 0):
+        raise UsageError(f"damping is {damping}; legal is a number above 0")
+    b = _vector(gradient, "gradient", len(choice.gates))
+    blocks = [hessian] if isinstance(hessian, Tensor) else list(hessian)
+    A = _blocks(blocks, [len(b)] if isinstance(hessian, Tensor) else list(choice.layers.values()))
+    return _moved(choice, Quadratic(b, A), damping, start)
+
+
+def _moved(choice: RankChoice, model: Quadratic, damping: float, start: float) -> RankChoice:
+    parts = [np.isin(np.arange(size), choice.kept[name]) for name, size in choice.layers.items()]
+    moved, added = model.compensated(np.concatenate(parts), damping)
+    return replace(
+        choice,
+        gates=torch.from_numpy(1.0 + moved).to(choice.gates),
+        predicted=model.value(moved),
+        damping=added,
+        seconds=choice.seconds + time.perf_counter() - start,
+        measured=None,
+        before=None,
     )
 
 

@@ -5,22 +5,27 @@ SubLoRA (arXiv 2507.01841) for any model that has `Terms`: nothing is written in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lissome._errors import UsageError
+from lissome._errors import RunError, UsageError
 from lissome.adapt.basis import Rotation
 from lissome.adapt.choice import RankChoice
-from lissome.adapt.ranks import select_ranks, smoothed
+from lissome.adapt.ranks import compensated, select_ranks, smoothed
 from lissome.allocation.gates import Gates, Loss, measuring
 from lissome.allocation.moments import rotations
 from lissome.allocation.terms import Terms
 from lissome.calculus import Quadratic, quadratic
 from lissome.calculus.quadratic import LIMIT
+
+# parts of the mean curvature by which a compensation is damped, of which the loss takes its pick: a model of many
+# terms is no good far away. A Llama of 192 terms cut to 144: 1.85 plain, 2.27 at 1e-6, 1.83 at 0.3
+DAMPINGS = (1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -72,22 +77,36 @@ class Weighed:
         generator: torch.Generator | None = None,
     ) -> Allocation:
         """Choose which terms to keep, and measure what that does to the loss; see `choose`."""
+        b, A = self.expansion.gradient, self.expansion.hessian
         with measuring(self.gates.model):
             choice = select_ranks(
-                self.expansion.gradient,
-                self.expansion.hessian,
+                b,
+                A,
                 budget,
                 rule=rule,
                 layers=self.gates.layers,
                 least=least,
                 most=most,
-                compensate=compensate,
                 magnitude=self.gates.magnitude,
                 sensitivity=smoothed(self.expansion.gradients),
                 loss=self.gates.mean,
                 generator=generator,
             ).measure(self.gates.mean)
+            if compensate:
+                choice = self._compensated(choice)
         return Allocation(choice, self.rotations, self.basis, self.expansion)
+
+    def _compensated(self, choice: RankChoice) -> RankChoice:
+        """Return the choice with its gates moved as far as the measured loss falls, or as it is where it never does."""
+        found = [choice]
+        for damping in DAMPINGS:
+            moved = compensated(choice, self.expansion.gradient, self.expansion.hessian, damping=damping)
+            try:
+                found.append(moved.measure(self.gates.mean))
+            except RunError:  # so far away that the loss is not finite
+                continue
+        best = min(found, key=lambda each: math.inf if each.measured is None else each.measured)
+        return replace(best, seconds=sum(each.seconds for each in found) - (len(found) - 1) * choice.seconds)
 
 
 def weigh(
@@ -156,7 +175,7 @@ def choose(
         rule: see `adapt.select_ranks`.
         least: terms that a layer keeps at least, one number or by layer.
         most: terms that a layer keeps at most.
-        compensate: let the kept gates move to make up for the cut ones.
+        compensate: let the kept gates move to make up for the cut ones, by as much as the measured loss falls.
         generator: draws, for the rule `random`.
         weighing: `basis`, `residual`, `probe` and the others of `weigh`.
 

@@ -23,7 +23,7 @@ from lissome.calculus.products import (
     linearize,
     vjp,
 )
-from lissome.calculus.quadratic import Quadratic, quadratic
+from lissome.calculus.quadratic import Quadratic, merged, quadratic
 
 __all__ = [
     "Density",
@@ -47,6 +47,7 @@ __all__ = [
     "jvp",
     "lanczos",
     "linearize",
+    "merged",
     "quadratic",
     "spectral_density",
     "vjp",

@@ -98,24 +98,35 @@ def quadratic(
     if kind not in KINDS:
         raise unknown("kind of second derivative", kind, KINDS)
     bend = _hessian if kind == "hessian" else _gauss_newton
-    sizes = [tensor.numel() for tensor in x.values()]
-    whole = sum(sizes) <= limit or len(sizes) == 1
-    values, gradients, mean, square = [], [], [], []
-    for m, f in enumerate(functions, 1):
-        value, gradient, blocks = _blocks(bend, f, x, sizes, whole, chunk)
-        values.append(value)
-        gradients.append(gradient)
-        if m == 1:
-            mean, square = blocks, [torch.zeros_like(block) for block in blocks]
-            continue
-        for block, middle, off in zip(blocks, mean, square, strict=True):  # Welford's running mean and squares
+    whole = sum(tensor.numel() for tensor in x.values()) <= limit or len(x) == 1
+    return merged(_one(bend, f, x, whole, chunk) for f in functions)
+
+
+def merged(parts: Iterable[Quadratic]) -> Quadratic:
+    """Return the mean over the functions of several parts, as if they had been expanded together.
+
+    Raises:
+        UsageError: no part.
+    """
+    values, gradients = list[Tensor](), list[Tensor]()
+    mean, square, m = list[Tensor](), list[Tensor](), 0
+    for part in parts:
+        k = len(part.values)
+        values.append(part.values)
+        gradients.append(part.gradients)
+        if not mean:
+            mean = [torch.zeros_like(block) for block in part.blocks]
+            square = [torch.zeros_like(block) for block in part.blocks]
+        for middle, off, block, spread in zip(mean, square, part.blocks, part.deviations, strict=True):
+            # means and sums of squares of two samples as one (T. Chan, G. Golub and R. LeVeque, 1979)
             away = block - middle
-            middle += away / m
-            off += away * (block - middle)
-    if not values:
+            off += (k - 1) * spread.square() + away.square() * (m * k / (m + k))
+            middle += away * (k / (m + k))
+        m += k
+    if not m:
         raise UsageError("no function is given to expand; give one for each batch, at least one")
-    deviations = tuple((off / max(1, len(values) - 1)).sqrt() for off in square)
-    return Quadratic(torch.stack(values), torch.stack(gradients), tuple(mean), deviations)
+    deviations = tuple((off / max(1, m - 1)).sqrt() for off in square)
+    return Quadratic(torch.cat(values), torch.cat(gradients), tuple(mean), deviations)
 
 
 Bend = Callable[[Function, Mapping[str, Tensor], int | None], tuple[Tensor, Tensor, Tensor]]
@@ -133,15 +144,15 @@ def _gauss_newton(r: Function, x: Mapping[str, Tensor], chunk: int | None) -> tu
     return value.square().mean(), scale * (J.T @ value), gauss_newton(r, x, scale=scale, chunk=chunk).dense()
 
 
-def _blocks(
-    bend: Bend, f: Function, x: Mapping[str, Tensor], sizes: Sequence[int], whole: bool, chunk: int | None
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return value (), gradient (n,), and A whole or one block for each name, the others held."""
+def _one(bend: Bend, f: Function, x: Mapping[str, Tensor], whole: bool, chunk: int | None) -> Quadratic:
+    """Return one function to second order: A whole, or one block for each name, the others held."""
     if whole:
-        value, gradient, matrix = bend(f, x, chunk)
-        return value, gradient, [matrix]
-    found = [bend(lambda own, name=name: f({**x, **own}), {name: x[name]}, chunk) for name in x]
-    return found[0][0], torch.cat([gradient for _, gradient, _ in found]), [matrix for *_, matrix in found]
+        found = [bend(f, x, chunk)]
+    else:
+        found = [bend(lambda own, name=name: f({**x, **own}), {name: x[name]}, chunk) for name in x]
+    gradient = torch.cat([gradient for _, gradient, _ in found])
+    blocks = tuple(matrix for *_, matrix in found)
+    return Quadratic(found[0][0][None], gradient[None], blocks, tuple(torch.zeros_like(block) for block in blocks))
 
 
 def _part(off: Sequence[Tensor], of: Sequence[Tensor]) -> float:

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 import lissome
 from lissome._errors import Interrupted, LissomeError, UsageError, unknown
+from lissome.cli.lm import lm
 from lissome.cli.options import Jobs, Json, Out, Quick, Resume, Seed
 from lissome.cli.output import print_json, say, tell
 from lissome.cli.pde import pde
@@ -25,6 +26,7 @@ app = typer.Typer(
     add_completion=True,
 )
 app.add_typer(pde, name="pde")
+app.add_typer(lm, name="lm")
 
 
 @app.command()

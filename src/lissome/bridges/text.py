@@ -1,0 +1,232 @@
+"""Models of transformers and adapters of peft from local folders, and text as their batches; nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lissome._errors import UsageError
+
+try:
+    import transformers
+    from peft import PeftConfig, PeftModel
+    from transformers.utils import logging
+except ImportError as error:
+    raise UsageError("this needs peft and transformers; install them with: pip install 'lissome[peft]'") from error
+
+# task_type of peft -> class of transformers; for others the model's own architecture is taken
+CLASSES = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+}
+KINDS = {
+    "ForCausalLM": "causal",
+    "LMHeadModel": "causal",
+    "ForMaskedLM": "masked",
+    "ForSequenceClassification": "classes",
+}
+MASKED = 0.15  # share of the tokens that a masked model has to guess, as BERT's; arXiv 1810.04805
+BYTES = 256
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An adapted model and how text becomes its input.
+
+    Attributes:
+        model: a `PeftModel`, float32, in evaluation.
+        kind: `causal`, `masked` or `classes`.
+        tokenizer: of transformers; None reads bytes as tokens.
+    """
+
+    model: Any
+    kind: str
+    tokenizer: Any
+
+
+def load(model: str | Path, adapter: str | Path, tokenizer: str | Path | None = None) -> Loaded:
+    """Load a base and a LoRA from folders, weights from safetensors alone.
+
+    Args:
+        model: folder of transformers with config.json.
+        adapter: folder of peft with adapter_config.json.
+        tokenizer: folder, or a file of the tokenizers library; None looks in both folders, and else reads bytes.
+
+    Raises:
+        UsageError: a folder that holds no such thing, or one that cannot be read; a kind of model that is not covered.
+    """
+    logging.disable_progress_bar()
+    base, own = _folder(model, "config.json", "model"), _folder(adapter, "adapter_config.json", "adapter")
+    if not (own / "adapter_model.safetensors").is_file():
+        raise UsageError(f"'{own}' holds no adapter_model.safetensors; save the adapter by save_pretrained again")
+    try:
+        task = PeftConfig.from_pretrained(str(own)).task_type
+        config = transformers.AutoConfig.from_pretrained(base, local_files_only=True)
+        name = CLASSES.get(str(getattr(task, "value", task)), (config.architectures or ["none"])[0])
+        kind = next((kind for end, kind in KINDS.items() if name.replace("AutoModel", "").endswith(end)), None)
+        if kind is None or not hasattr(transformers, name):
+            raise UsageError(
+                f"'{base}' is a {name}; legal here are causal and masked language models and sequence classifiers: for "
+                "others call lissome.bridges.peft.choose_ranks"
+            )
+        network = getattr(transformers, name).from_pretrained(
+            base, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+        with warnings.catch_warnings():  # of transformers, about its own attributes
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = PeftModel.from_pretrained(network, str(own), local_files_only=True)
+    except UsageError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        said = str(error).strip().partition("\n")[0]
+        raise UsageError(f"'{base}' with the adapter '{own}' cannot be loaded: {said}") from error
+    return Loaded(adapted.eval(), kind, _tokenizer(tokenizer, (own, base), config))
+
+
+def read(
+    loaded: Loaded, file: str | Path, *, batches: int, size: int, length: int, seed: int
+) -> list[dict[str, Tensor]]:
+    """Return batches from a file, spread evenly over it.
+
+    Args:
+        loaded: the model.
+        file: plain text; or, with a name ending in .jsonl, lines with `text`, and `label` for a classifier.
+        batches: how many.
+        size: rows of each.
+        length: tokens of each row.
+        seed: of the tokens that a masked model has to guess.
+
+    Raises:
+        UsageError: a file that cannot be read, is too short, or lacks labels; a length that the model does not have.
+    """
+    most = getattr(loaded.model.config, "max_position_embeddings", None) or length
+    if length > most:
+        raise UsageError(f"length is {length}; legal are 2 to {most}, the positions of the model")
+    rows = _lines(Path(file))
+    if loaded.kind == "classes":
+        return _classes(loaded, rows, Path(file), batches, size, length)
+    tokens = _tokens(loaded, "\n".join(row["text"] for row in rows))
+    wanted = batches * size
+    if len(tokens) < length + wanted - 1:
+        raise UsageError(
+            f"'{file}' has {len(tokens):,} tokens, too few for {wanted} rows of {length}; take a longer text, or fewer "
+            "batches, or a smaller length"
+        )
+    starts = torch.linspace(0, len(tokens) - length, wanted).long()
+    windows = torch.stack([tokens[start : start + length] for start in starts])  # (rows, length)
+    # neighbours go to different batches, so that each batch is spread over the file
+    parts = [windows[number::batches] for number in range(batches)]
+    if loaded.kind == "causal":
+        return [{"input_ids": part, "labels": part} for part in parts]
+    generator = torch.Generator().manual_seed(seed)
+    return [_masked(loaded, part, generator) for part in parts]
+
+
+def _folder(place: str | Path, file: str, what: str) -> Path:
+    path = Path(place)
+    if not (path / file).is_file():
+        raise UsageError(f"'{path}' holds no {file}; legal is a local folder of a saved {what}")
+    return path
+
+
+def _tokenizer(asked: str | Path | None, folders: tuple[Path, Path], config: Any) -> Any:
+    places = [Path(asked)] if asked is not None else list(folders)
+    for place in places:
+        try:
+            if place.is_file():
+                return transformers.PreTrainedTokenizerFast(tokenizer_file=str(place))
+            if (place / "tokenizer_config.json").is_file() or (place / "tokenizer.json").is_file():
+                return transformers.AutoTokenizer.from_pretrained(place, local_files_only=True)
+        except Exception as error:  # the tokenizers library raises plain Exception
+            said = str(error).strip().partition("\n")[0]
+            raise UsageError(f"the tokenizer in '{place}' cannot be loaded: {said}") from error
+    if asked is not None:
+        raise UsageError(f"'{asked}' holds no tokenizer; legal is a folder with tokenizer.json, or such a file")
+    if config.vocab_size < BYTES:
+        raise UsageError(
+            f"neither folder holds a tokenizer, and {config.vocab_size} tokens are too few for bytes ({BYTES}); name "
+            "one by --tokenizer"
+        )
+    return None
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """Return the texts of a file, one of a plain one."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"'{file}' cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"'{file}' is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+    if file.suffix != ".jsonl":
+        return [{"text": text}]
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError as error:
+            raise UsageError(f"line {number} of '{file}' is no JSON: {error}") from error
+        if row is not None and not (isinstance(row, Mapping) and isinstance(row.get("text"), str)):
+            raise UsageError(f'line {number} of \'{file}\' has no "text"; legal is such as {{"text": "..."}}')
+        rows += [dict(row)] if row is not None else []
+    return rows
+
+
+def _tokens(loaded: Loaded, text: str) -> Tensor:
+    if loaded.tokenizer is None:
+        return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long() if text else torch.zeros(0).long()
+    found = loaded.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    tokens = torch.tensor(found, dtype=torch.long)
+    _check_vocabulary(loaded, tokens)
+    return tokens
+
+
+def _check_vocabulary(loaded: Loaded, tokens: Tensor) -> None:
+    size = loaded.model.config.vocab_size
+    if len(tokens) and int(tokens.max()) >= size:
+        raise UsageError(
+            f"the tokenizer has a token {int(tokens.max())} and the model {size} of them; name the model's own by "
+            "--tokenizer"
+        )
+
+
+def _masked(loaded: Loaded, part: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Hide some tokens, and ask for these alone."""
+    mask = BYTES if loaded.tokenizer is None else loaded.tokenizer.mask_token_id
+    if mask is None or mask >= loaded.model.config.vocab_size:
+        raise UsageError("the masked model's tokenizer has no mask token; name one that has by --tokenizer")
+    hidden = torch.rand(part.shape, generator=generator) < MASKED
+    hidden[:, 0] |= ~hidden.any(1)  # a row without a question would have no loss
+    return {"input_ids": part.masked_fill(hidden, mask), "labels": part.masked_fill(~hidden, -100)}
+
+
+def _classes(
+    loaded: Loaded, rows: list[dict[str, Any]], file: Path, batches: int, size: int, length: int
+) -> list[dict[str, Tensor]]:
+    names, wanted = loaded.model.config.label2id, batches * size
+    if file.suffix != ".jsonl" or any("label" not in row for row in rows):
+        raise UsageError(f"'{file}' has no labels; a classifier needs a .jsonl file of lines with text and label")
+    if len(rows) < wanted:
+        raise UsageError(f"'{file}' has {len(rows)} lines, too few for {wanted} rows; take fewer or smaller batches")
+    chosen = [rows[int(index)] for index in torch.linspace(0, len(rows) - 1, wanted)]
+    labels, texts = [], []
+    for row in chosen:
+        label = names.get(row["label"], row["label"]) if isinstance(row["label"], str) else row["label"]
+        if not isinstance(label, int) or not 0 <= label < len(names):
+            raise UsageError(f"'{file}' has the label {row['label']!r}; legal are: {', '.join(map(str, names))}")
+        labels.append(label)
+        texts.append(_tokens(loaded, row["text"])[:length])
+    found = []
+    for number in range(batches):
+        ids = [texts[i] if len(texts[i]) else torch.zeros(1).long() for i in range(number, wanted, batches)]
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)  # (size, longest)
+        seen = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        found.append({"input_ids": padded, "attention_mask": seen, "labels": torch.tensor(labels[number::batches])})
+    return found

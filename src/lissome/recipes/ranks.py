@@ -1,0 +1,217 @@
+"""Which ranks the layers of a trained LoRA should have: from folders and a text to settings, a cut adapter, a page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from lissome._errors import Interrupted, UsageError
+from lissome._files import write, write_json
+from lissome.adapt.basis import Rotation
+from lissome.allocation import Gates, Weighed, measuring, rotations
+from lissome.bridges.peft import PeftRanks, PeftTerms, cut_adapter_, own_loss, sampled_likelihood
+from lissome.bridges.text import load, read
+from lissome.calculus import Quadratic, merged, quadratic
+from lissome.recipes import directory
+from lissome.recipes.ranks_settings import RanksSettings
+from lissome.recipes.settings import dump
+from lissome.recipes.training import device_of
+from lissome.report.ranks import page
+
+POINTS = 8  # budgets along which the loss is drawn
+SLOW = ("measured", "exhaustive")  # rules that are asked for the chosen budget alone
+Batches = Sequence[Mapping[str, Tensor]]
+
+
+def rank(settings: RanksSettings, out: str | Path, *, resume: bool = False, progress: bool = True) -> dict[str, Any]:
+    """Choose the ranks of a trained LoRA, and write them.
+
+    `out` gets `ranks.json` (settings for `LoraConfig`, and all figures), `adapter/` (the cut adapter, for
+    `PeftModel.from_pretrained`) and the page. What was measured batch by batch is kept in `weighed/`.
+
+    Args:
+        settings: what is asked.
+        out: directory, not there yet.
+        resume: go on where an earlier call stopped.
+        progress: show a bar if the error stream is a terminal.
+
+    Returns:
+        config, budget, terms, layers, loss before and after, predicted, held out, curve, certificate, spreads, seconds.
+
+    Raises:
+        UsageError: anything asked wrongly, folders and data that cannot be read, a LoRA that was never trained.
+        Interrupted: Ctrl-C; finished batches are kept.
+    """
+    out = Path(out)
+    with directory.claimed(out, settings, resume=resume, free=()):
+        start = time.perf_counter()
+        loaded = load(settings.model, settings.adapter, settings.tokenizer)
+        device = device_of(settings.device)
+        loaded.model.to(device)
+        drawn = read(
+            loaded,
+            settings.data,
+            batches=2 * settings.batches,
+            size=settings.size,
+            length=settings.length,
+            seed=settings.seed,
+        )
+        moved = [{name: value.to(device) for name, value in batch.items()} for batch in drawn]
+        terms = PeftTerms(loaded.model)
+        budget = settings.budget or max(1, terms.count // 2)
+        try:
+            with _Bar(progress) as bar:
+                weighed = _weigh(terms, settings, moved[::2], out / "weighed", bar)
+                found = _found(terms, settings, weighed, moved[1::2], budget, bar)
+        except KeyboardInterrupt:
+            kept = len(list((out / "weighed").glob("batch-*")))
+            raise Interrupted(
+                f"stopped; {kept} of {settings.batches} batches are kept in '{out}': `--resume --out {out}` goes on"
+            ) from None
+        ranks = found.pop("ranks")
+        cut_adapter_(loaded.model, ranks).save_pretrained(str(out / "adapter"))  # type: ignore[operator]
+        found |= {"seconds": time.perf_counter() - start}
+        write_json(out / "ranks.json", found)
+        page(out, found, dump(settings), directory.environment())
+    return found
+
+
+def _weigh(terms: PeftTerms, settings: RanksSettings, batches: Batches, kept: Path, bar: _Bar) -> Weighed:
+    """Measure basis and curvature, batch by batch, or read what was measured before."""
+    generator = torch.Generator().manual_seed(settings.seed)
+
+    def probe(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        bar.step(f"basis {settings.basis}")
+        return sampled_likelihood(model, batch, generator)
+
+    bar.expect(2 * len(batches))
+    place = kept / "basis.safetensors"
+    if place.is_file():
+        turned = _rotations(load_file(place))
+    else:
+        turned = rotations(terms, settings.basis, batches, probe=probe)
+        parts = {f"{way}.{layer}": getattr(X, way) for layer, X in turned.items() for way in X._fields}
+        write(place, save({name: tensor.cpu().contiguous() for name, tensor in parts.items()}))
+    turned = {layer: Rotation(*(each.to(terms.device) for each in X)) for layer, X in turned.items()}
+    gates = Gates(terms, own_loss, batches, turned)
+    with measuring(terms.model):
+        gates.check()
+        found = [_expansion(gates, batch, settings.limit, kept / f"batch-{k}.safetensors", bar)
+                 for k, batch in enumerate(batches)]  # fmt: skip
+    return Weighed(gates, turned, settings.basis, merged(found))
+
+
+def _expansion(gates: Gates, batch: Any, limit: int, place: Path, bar: _Bar) -> Quadratic:
+    bar.step(f"curvature of {sum(gates.layers.values())} terms")
+    if place.is_file():
+        state = load_file(place)
+        blocks = tuple(state[f"block.{k}"] for k in range(len(state) - 2))
+        return Quadratic(state["values"], state["gradients"], blocks, tuple(map(torch.zeros_like, blocks)))
+    found = quadratic([lambda g: gates.at(g, batch)], gates.ones(), limit=limit)
+    found = Quadratic(*(_cpu(getattr(found, name)) for name in ("values", "gradients", "blocks", "deviations")))
+    state = {"values": found.values, "gradients": found.gradients}
+    write(place, save(state | {f"block.{k}": block.contiguous() for k, block in enumerate(found.blocks)}))
+    return found
+
+
+def _found(
+    terms: PeftTerms, settings: RanksSettings, weighed: Weighed, held: Batches, budget: int, bar: _Bar
+) -> dict[str, Any]:
+    """Choose for the budget asked, and for others along the way; measure all of them."""
+    gates, n = weighed.gates, sum(weighed.gates.layers.values())
+    budgets = sorted({budget, *(max(1, round(n * k / POINTS)) for k in range(1, POINTS + 1))})
+    bar.expect(len(budgets))
+
+    def choose(terms_left: int, rule: str):
+        bar.step(f"budget {terms_left}")
+        generator = torch.Generator().manual_seed(settings.seed)
+        bounds = {"least": settings.least, "most": settings.most}
+        return weighed.choose(terms_left, rule=rule, compensate=settings.compensate, generator=generator, **bounds)
+
+    chosen, rows = choose(budget, settings.rule), []
+    with measuring(terms.model):
+        held_before = gates.mean(torch.ones_like(chosen.choice.gates), held)
+    for each in budgets:
+        own = each == budget
+        rule = "reverse" if settings.rule in SLOW else settings.rule
+        try:
+            choice = chosen.choice if own else choose(each, rule).choice
+        except UsageError:  # a budget along the way that the bounds of the layers do not allow
+            continue
+        assert choice.before is not None
+        assert choice.measured is not None
+        with measuring(terms.model):
+            measured = gates.mean(choice.gates, held)
+        rows.append(
+            {
+                "budget": sum(choice.ranks.values()),
+                "predicted": choice.before + choice.predicted,
+                "measured": choice.before + choice.measured,
+                "held": measured,
+            }
+        )
+    own = next(row for row in rows if row["budget"] == sum(chosen.ranks.values()))
+    ranks = PeftRanks(*terms.patterns(chosen.ranks), chosen, terms.adapter)
+    return {
+        "config": ranks.settings(),
+        "rank_pattern": ranks.rank_pattern,
+        "budget": own["budget"],
+        "terms": n,
+        "layers": {name: {"rank": r, "terms": gates.layers[name]} for name, r in chosen.ranks.items()},
+        "before": chosen.choice.before,
+        "after": own["measured"],
+        "predicted": own["predicted"],
+        "held_before": held_before,
+        "held_after": own["held"],
+        "rule": settings.rule,
+        "basis": settings.basis,
+        "certificate": chosen.choice.certificate,
+        "gradient_spread": weighed.expansion.gradient_spread,
+        "hessian_spread": weighed.expansion.hessian_spread,
+        "curve": rows,
+        "ranks": ranks,
+    }
+
+
+def _rotations(state: Mapping[str, Tensor]) -> dict[str, Rotation]:
+    layers = [name.removeprefix("forth.") for name in state if name.startswith("forth.")]
+    return {layer: Rotation(state[f"forth.{layer}"], state[f"back.{layer}"]) for layer in layers}
+
+
+def _cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else tuple(each.cpu() for each in value)
+
+
+class _Bar:
+    """What is done now, and how much is left; silent when nobody watches."""
+
+    def __init__(self, show: bool):
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=console, disable=not (show and console.is_terminal))
+        self.task = self.progress.add_task("loading", total=0)
+        self.total = 0
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()
+
+    def expect(self, more: int) -> None:
+        """Add so many steps to those that are to come."""
+        self.total += more
+        self.progress.update(self.task, total=self.total)
+
+    def step(self, what: str) -> None:
+        """Say that one of them begins."""
+        self.progress.update(self.task, description=what, advance=1)
