@@ -22,6 +22,7 @@ from transformers import (
 FIRST = b"a small wave runs over the flat sand, and the sand is smooth again; a small wave comes, and runs away. " * 3
 SECOND = b"TEN BIG JUGS: 9 QUICK FOXES; 8 DULL ZEBRAS; 7 PINK WALRUSES; 6 VEXED LYNX; 5 JUMPY COBRAS; 4 HENS! " * 3
 WORDS, LENGTH, MASK = 128, 12, 1
+DEFAULT = "default"
 
 BERT = dict(vocab_size=WORDS, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
 FAMILIES = {
@@ -193,3 +194,11 @@ def quietly(make):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return make()
+
+
+def layers_of(model):
+    return {
+        path.removeprefix("base_model.model."): module
+        for path, module in model.named_modules()
+        if DEFAULT in getattr(module, "lora_A", {})
+    }

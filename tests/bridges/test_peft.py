@@ -3,13 +3,10 @@
 import copy
 import math
 import re
-from collections import OrderedDict
 
 import pytest
 import torch
 from peft import (
-    AdaLoraConfig,
-    IA3Config,
     LoraConfig,
     PeftModel,
     get_peft_model,
@@ -19,7 +16,7 @@ from peft import (
 from torch import nn
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from lissome._errors import LissomeError, UsageError
+from lissome._errors import UsageError
 from lissome.allocation import Gates
 from lissome.bridges.peft import (
     PeftTerms,
@@ -29,16 +26,18 @@ from lissome.bridges.peft import (
     rotate_adapter_,
     sampled_likelihood,
 )
+from tests.bridges.hands import HANDS, Image, Paths, by_hand, drawn, inputs, noise, squares
 from tests.bridges.small import (
+    DEFAULT,
     FAMILIES,
     SECOND,
     adapted,
     answers,
     base,
-    batch,
     batches,
     config,
     hooked,
+    layers_of,
     quietly,
     same,
     second_order,
@@ -55,20 +54,11 @@ pytestmark = [
 every_family = pytest.mark.parametrize("family", FAMILIES)
 BASES = ("trained", "svd", "whitened", "kronecker")
 every_basis = pytest.mark.parametrize("basis", BASES)
-DEFAULT = "default"
 
 
 def close(found, wanted, to):
     scale = float(wanted.abs().max())
     torch.testing.assert_close(found, wanted, rtol=to, atol=to * scale, check_dtype=False)
-
-
-def layers_of(model):
-    return {
-        path.removeprefix("base_model.model."): module
-        for path, module in model.named_modules()
-        if DEFAULT in getattr(module, "lora_A", {})
-    }
 
 
 def gated_answers(model, family, found):
@@ -288,68 +278,6 @@ def test_layers_without_a_term_give_up_their_adapter(excluded, tmp_path):
     assert set(layers_of(loaded)) == {path for path in before if ranks.allocation.ranks[path]}
     pattern = loaded.peft_config[DEFAULT].exclude_modules
     assert all(re.fullmatch(pattern, path) for path in gone)
-
-
-class Paths(nn.Module):
-    """Layers of which one's path ends another's."""
-
-    def __init__(self):
-        super().__init__()
-        self.q, self.a, self.aq = nn.Linear(5, 4), nn.Module(), nn.Linear(4, 4)
-        self.a.add_module("q", nn.Linear(4, 4))
-        self.a.add_module("b", nn.Module())
-        self.a.get_submodule("b").add_module("q", nn.Linear(4, 2))
-
-    def forward(self, x):
-        x = torch.tanh(self.a.get_submodule("q")(torch.tanh(self.q(x))))
-        return self.a.get_submodule("b.q")(torch.tanh(self.aq(x)))
-
-
-class Image(nn.Module):
-    """Convolutions, with a stride and with a kernel of 1."""
-
-    def __init__(self):
-        super().__init__()
-        self.wide = nn.Conv2d(2, 5, 3, padding=1, stride=2)
-        self.point = nn.Conv2d(5, 3, 1)
-
-    def forward(self, x):
-        return self.point(torch.tanh(self.wide(x)))
-
-
-def drawn(make, seed=0):
-    torch.manual_seed(seed)
-    return make()
-
-
-def by_hand(make, targets, **settings):
-    """Return an adapted module of one's own whose LoRA holds drawn numbers, in float64."""
-    model = get_peft_model(drawn(make), LoraConfig(r=3, lora_alpha=5, target_modules=targets, **settings))
-    generator = seeded(4)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name and "magnitude" not in name:
-                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
-    return model.double().eval()
-
-
-def squares(model, x):
-    return (model(x) - 1).square().mean()
-
-
-def noise(model, x):
-    out = model(x)
-    return (out * torch.randn(out.shape, generator=seeded(8), dtype=out.dtype)).sum()
-
-
-def inputs(*shape):
-    return [torch.randn(*shape, generator=seeded(seed), dtype=torch.float64) for seed in (5, 6)]
-
-
-HANDS = {
-    "paths": (Paths, ["q", "a.q", "a.b.q", "aq"], (7, 5)),
-    "image": (Image, ["wide", "point"], (3, 2, 6, 6)),
-}
 
 
 @every_basis
@@ -592,187 +520,6 @@ def test_a_masked_model_with_a_head_of_that_name_is_not_causal():
     value.backward()
     assert out.logits.shape == seen[0].shape
     assert seen[0][0].any(1).tolist() == [False, False, True, False]
-
-
-# refusals
-
-
-class Matrix(nn.Module):
-    """A parameter that belongs to no layer that peft knows."""
-
-    def __init__(self):
-        super().__init__()
-        self.matrix = nn.Parameter(torch.zeros(4, 4))
-
-
-def refusal(what):
-    """Return a model, and what is asked of it beside a loss, batches and a budget."""
-    model, asked = adapted("bert"), {}
-    if what == "no LoRA":
-        model = base("bert")
-    elif what == "untrained":
-        model = get_peft_model(base("bert"), config("bert")).eval()
-    elif what == "merged":
-        model.merge_adapter()
-    elif what == "disabled":
-        model.base_model.disable_adapter_layers()
-    elif what == "embedding":
-        model = quietly(
-            lambda: get_peft_model(base("bert"), config("bert", target_modules=["word_embeddings", "query"]))
-        )
-    elif what == "parameters":
-        settings = LoraConfig(r=2, target_modules=[], target_parameters=["inner.matrix"])
-        model = quietly(lambda: get_peft_model(nn.Sequential(OrderedDict(inner=Matrix())), settings))
-    elif what == "multihead":
-        net = nn.Sequential()
-        net.add_module("attend", nn.MultiheadAttention(8, 2))
-        model = get_peft_model(net, LoraConfig(r=2, target_modules=["attend"]))
-    elif what == "adalora":
-        settings = AdaLoraConfig(init_r=4, target_r=2, total_step=100, target_modules=["query"])
-        model = get_peft_model(base("bert"), settings)
-    elif what == "ia3":
-        settings = IA3Config(target_modules=["query"], feedforward_modules=[])
-        model = get_peft_model(base("bert"), settings)
-    elif what == "inactive":
-        model.add_adapter("other", config("bert"))
-        asked = {"adapter": "other"}
-    elif what == "groups":
-        net = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
-        model = quietly(lambda: get_peft_model(net, LoraConfig(r=2, target_modules=["0"])))
-    elif what == "shared":
-        pair = [layer for path, layer in layers_of(model).items() if path.endswith("query")]
-        pair[1].lora_A[DEFAULT].weight = pair[0].lora_A[DEFAULT].weight
-    elif what == "dora of a convolution":
-        model = get_peft_model(drawn(Image), LoraConfig(r=2, target_modules=["point"], use_dora=True))
-    elif what == "half":
-        for layer in layers_of(model).values():
-            layer.lora_A[DEFAULT].bfloat16()
-            layer.lora_B[DEFAULT].bfloat16()
-    elif what == "nan weights":
-        with torch.no_grad():
-            next(iter(layers_of(model).values())).lora_B[DEFAULT].weight[0, 0] = math.nan
-    return model, asked
-
-
-REFUSED = {
-    "no LoRA": "the BertForMaskedLM has no LoRA layer of peft; make one by peft.get_peft_model",
-    "untrained": "all 6 low-rank updates are 0, as those of an untrained LoRA are",
-    "merged": "the adapter is merged into '.*query'; call model.unmerge_adapter",
-    "disabled": "adapters are disabled in '.*query'; leave disable_adapter",
-    "embedding": "'.*word_embeddings' is an embedding's LoRA, whose terms cannot be measured",
-    "parameters": "'.*inner' is a LoRA of target_parameters, whose terms cannot be measured",
-    "multihead": "'.*attend' is MultiheadAttention, whose terms cannot be measured; legal are linear and convolution",
-    "adalora": "'.*query' is a SVDLinear with factors of type Parameter, which is not covered",
-    "ia3": "the PeftModel has no LoRA layer of peft",
-    "inactive": r"the adapter 'other' is not active; call model.set_adapter\('other'\) first",
-    "groups": "'.*0' is a convolution in groups, of which each has terms of its own",
-    "dora of a convolution": "'.*point' is of the variant DoraConv2dVariant; legal are LoRA, and DoRA of a linear",
-    "shared": "'.*query' and '.*query' share a factor; cutting one would cut the other",
-    "half": "the terms of '.*query' are torch.bfloat16, in which curvature is 3 to 4% off",
-    "nan weights": "the model's logits are not finite; look at the batch, the weights",
-}
-
-
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_measured_is_refused_by_name(what):
-    model, asked = refusal(what)
-    before = snapshot(model)
-    with pytest.raises(LissomeError, match=REFUSED[what]):
-        choose_ranks(model, None, batches("bert"), 5, **asked)
-    if what == "multihead":
-        return  # its state_dict alone makes new parameters
-    assert same(before, snapshot(model))
-    if what not in ("half", "nan weights"):  # which are no reason not to turn, or show in the measurement alone
-        with pytest.raises(LissomeError, match=REFUSED[what]):
-            rotate_adapter_(model, batches("bert"), **asked)
-        assert same(before, snapshot(model))
-
-
-def without_labels():
-    return [{key: value for key, value in each.items() if key != "labels"} for each in batches("bert")]
-
-
-def bad_labels():
-    return [each | {"labels": torch.full_like(each["labels"], -100)} for each in batches("bert")]
-
-
-ASKED_WRONGLY = {
-    "budget 0": ({"budget": 0}, "budget is 0; legal are 1 to 24, for peft has no LoRA without a term"),
-    "budget above all": ({"budget": 25}, "budget is 25; legal is a whole number from 0 to 24"),
-    "budget below the least": ({"least": 1}, "budget is 5; legal is a whole number from 6 to 24"),
-    "an unknown adapter": ({"adapter": "defualt"}, "unknown adapter 'defualt'; .*did you mean 'default'"),
-    "an unknown basis": ({"basis": "svdd"}, "unknown basis 'svdd'"),
-    "an unknown rule": ({"rule": "revers"}, "unknown rule 'revers'"),
-    "no labels": ({"batches": without_labels()}, "the model gives no loss for a batch with input_ids, attention_mask"),
-    "no batch": ({"batches": []}, "batches is empty"),
-    "a loss that is not finite": ({"batches": bad_labels(), "basis": "svd"}, "the loss of batch 0 is nan"),
-    "a loss without graph": ({"loss": lambda m, b: own_loss(m, b).detach()}, "does not depend on x by any graph"),
-    "a loss that is a number": ({"loss": lambda m, b: 2.0}, "returned a float; legal is a tensor"),
-    "a probe without graph": ({"probe": lambda m, b: own_loss(m, b).detach()}, "the probe has to return a scalar"),
-}
-
-
-@pytest.mark.parametrize("what", ASKED_WRONGLY)
-def test_what_is_asked_wrongly_is_a_sentence_and_leaves_the_model(what):
-    settings, words = ASKED_WRONGLY[what]
-    given = {"loss": None, "batches": batches("bert"), "budget": 5} | settings
-    model = adapted("bert").train()
-    before = snapshot(model)
-    with pytest.raises(UsageError, match=words):
-        choose_ranks(model, given.pop("loss"), given.pop("batches"), given.pop("budget"), **given)
-    assert same(before, snapshot(model))
-
-
-def test_a_model_that_gives_no_logits_needs_a_probe_or_the_basis_of_its_factors():
-    model, data = by_hand(*HANDS["paths"][:2]), inputs(7, 5)
-    with pytest.raises(UsageError, match="gives no logits of two or more classes to draw labels from; give a probe"):
-        choose_ranks(model, squares, [{"x": x} for x in data], 3)
-    assert choose_ranks(model, squares, data, 3, basis="svd").allocation.basis == "svd"
-
-
-def test_logits_that_are_not_finite_are_told():
-    model = adapted("bert")
-    with torch.no_grad():
-        model.base_model.model.bert.embeddings.word_embeddings.weight[65] = math.nan
-    before = snapshot(model)
-    with pytest.raises(UsageError, match="the model's logits are not finite; look at the batch"):
-        choose_ranks(model, None, [batch("bert", b"A" * 30, seeded())], 5)
-    assert same(before, snapshot(model))
-
-
-def test_a_basis_by_batches_needs_batches():
-    for basis in ("whitened", "kronecker"):
-        with pytest.raises(UsageError, match=f"the basis '{basis}' needs .*batches"):
-            rotate_adapter_(adapted("bert"), basis=basis)
-
-
-def test_a_choice_for_another_adapter_is_refused():
-    ranks = choose_ranks(adapted("bert"), None, batches("bert"), 5)
-    other = adapted("bert", r=3)
-    before = snapshot(other)
-    with pytest.raises(UsageError, match="the adapter does not have the terms that were chosen from"):
-        cut_adapter_(other, ranks)
-    assert same(before, snapshot(other))
-
-
-def test_a_cut_adapter_is_not_cut_twice():
-    model = adapted("bert")
-    ranks = cut_and_compare(model, "bert")
-    before = snapshot(model)
-    with pytest.raises(UsageError, match="the adapter does not have the terms that were chosen from"):
-        cut_adapter_(model, ranks)
-    assert same(before, snapshot(model))
-
-
-def test_a_module_around_a_peft_model_is_measured_and_not_cut():
-    """Its settings are not where peft would look for them."""
-    outer = nn.Sequential()
-    outer.add_module("inner", by_hand(*HANDS["paths"][:2]))
-    ranks = choose_ranks(outer, squares, inputs(7, 5), 3, probe=noise)
-    before = snapshot(outer)
-    with pytest.raises(UsageError, match="the Sequential has no settings of peft"):
-        cut_adapter_(outer, ranks)
-    assert same(before, snapshot(outer))
 
 
 def test_settings_do_not_depend_on_the_order_of_a_set():
