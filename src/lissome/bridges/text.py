@@ -84,7 +84,7 @@ def load(model: str | Path, adapter: str | Path, tokenizer: str | Path | None = 
             adapted = PeftModel.from_pretrained(network, str(own), local_files_only=True)
     except UsageError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except Exception as error:  # of three libraries, one of which raises plain Exception
         said = str(error).strip().partition("\n")[0]
         raise UsageError(f"'{base}' with the adapter '{own}' cannot be loaded: {said}") from error
     return Loaded(adapted.eval(), kind, _tokenizer(tokenizer, (own, base), config))

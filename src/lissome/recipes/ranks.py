@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lissome._errors import Interrupted, UsageError
 from lissome._files import write, write_json
 from lissome.adapt.basis import Rotation
+from lissome.adapt.quota import shares
 from lissome.allocation import Gates, Weighed, measuring, rotations
 from lissome.bridges.peft import PeftRanks, PeftTerms, cut_adapter_, own_loss, sampled_likelihood
 from lissome.bridges.text import load, read
@@ -67,6 +68,7 @@ def rank(settings: RanksSettings, out: str | Path, *, resume: bool = False, prog
         moved = [{name: value.to(device) for name, value in batch.items()} for batch in drawn]
         terms = PeftTerms(loaded.model)
         budget = settings.budget or max(1, terms.count // 2)
+        shares(budget, terms.sizes(), settings.least, settings.most)  # said before anything is measured
         try:
             with _Bar(progress) as bar:
                 weighed = _weigh(terms, settings, moved[::2], out / "weighed", bar)

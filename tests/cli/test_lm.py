@@ -1,0 +1,221 @@
+"""Ranks of a LoRA from the command line: written, loaded again, gone on with, refused in a sentence."""
+
+import json
+import shutil
+from copy import deepcopy
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from lissome.adapt import RULES
+from lissome.adapt.basis import BASES
+from lissome.bridges.text import load, read
+from lissome.recipes import ranks_settings
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+SMALL = ["--set", "batches=2", "--set", "size=2", "--set", "length=16"]
+TEXT = "the cat sat on the mat and the dog ran off; " * 40
+BERT = dict(vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+MODELS = {
+    "causal": (
+        lambda: LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=256,
+                hidden_size=16,
+                intermediate_size=24,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                max_position_embeddings=64,
+            )
+        ),
+        dict(target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM"),
+    ),
+    "masked": (lambda: BertForMaskedLM(BertConfig(**BERT)), dict(target_modules=["query", "value"])),
+    "classes": (
+        lambda: BertForSequenceClassification(BertConfig(**BERT, num_labels=2)),
+        dict(target_modules=["query", "value"], task_type="SEQ_CLS"),
+    ),
+}
+
+
+def moved(model, lora, seed=0):
+    """Return a LoRA on the model whose factors are as after some training."""
+    torch.manual_seed(seed)
+    adapted = get_peft_model(model, LoraConfig(r=3, lora_alpha=6, **lora))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    return adapted.eval()
+
+
+@pytest.fixture(scope="session", params=list(MODELS))
+def folders(request, tmp_path_factory):
+    """Return a kind, and folders of a model and its adapter, and a file of data."""
+    place = tmp_path_factory.mktemp(request.param)
+    return (request.param, *made(request.param, place))
+
+
+@pytest.fixture(scope="session")
+def causal(tmp_path_factory):
+    return made("causal", tmp_path_factory.mktemp("causal"))
+
+
+def made(kind, place):
+    make, lora = MODELS[kind]
+    torch.manual_seed(1)
+    base = make()
+    base.save_pretrained(place / "base")
+    moved(base, lora).save_pretrained(place / "adapter")
+    if kind == "classes":
+        rows = [{"text": TEXT[i : i + 20], "label": i % 2} for i in range(30)]
+        (place / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return place / "base", place / "adapter", place / "data.jsonl"
+    (place / "data.txt").write_text(TEXT)
+    return place / "base", place / "adapter", place / "data.txt"
+
+
+def ask(model, adapter, data, *more):
+    return ["lm", "ranks", model, "--adapter", adapter, "--data", data, *SMALL, *more]
+
+
+def test_ranks_are_written_for_every_kind_of_model(lissome, folders, tmp_path):
+    _, *places = folders
+    found = json.loads(lissome(*ask(*places, "--budget", "5", "--out", tmp_path / "run", "--json")))
+    assert found == json.loads((tmp_path / "run" / "ranks.json").read_text())
+    assert sum(each["rank"] for each in found["layers"].values()) == found["budget"] == 5
+    assert sum(found["config"]["rank_pattern"].values()) == 5
+    loaded = load(places[0], tmp_path / "run" / "adapter")
+    rows = read(loaded, places[2], batches=4, size=2, length=16, seed=0)
+    for part, told in ((rows[::2], "after"), (rows[1::2], "held_after")):
+        with torch.no_grad():
+            losses = [loaded.model(**batch).loss.item() for batch in part]
+        assert sum(losses) / 2 == pytest.approx(found[told], rel=1e-5)
+
+
+def test_the_settings_build_a_lora_of_these_ranks(lissome, causal, tmp_path):
+    found = json.loads(lissome(*ask(*causal, "--budget", "4", "--out", tmp_path / "run", "--json")))
+    fresh = AutoModelForCausalLM.from_pretrained(causal[0])
+    new = get_peft_model(deepcopy(fresh), LoraConfig(target_modules=["q_proj", "up_proj"], **found["config"]))
+    ranks = {
+        path.removeprefix("base_model.model."): layer.r["default"]
+        for path, layer in new.named_modules()
+        if getattr(layer, "r", None)
+    }
+    assert ranks == {name: each["rank"] for name, each in found["layers"].items() if each["rank"]}
+    again = PeftModel.from_pretrained(fresh, tmp_path / "run" / "adapter")
+    assert sum(layer.r["default"] for layer in again.modules() if getattr(layer, "r", None)) == 4
+
+
+def test_a_page_maps_the_layers_and_draws_the_budget(lissome, causal, tmp_path):
+    out = lissome(*ask(*causal, "--out", tmp_path / "run"))
+    assert "6 of 12 terms stay" in out.replace("\n", " ")
+    page = (tmp_path / "run" / "index.html").read_text()
+    assert page.count("<figure") == 2
+    assert "rank_pattern" not in page
+    assert "model.layers.self_attn.q_proj" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["rule"] == "reverse"
+
+
+def test_a_stopped_run_goes_on_from_the_batches_that_are_kept(lissome, causal, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    lissome(*ask(*causal, "--out", whole))
+    shutil.copytree(whole, cut)
+    for gone in ("ranks.json", "index.html", "weighed/batch-1.safetensors"):
+        (cut / gone).unlink()
+    lissome("lm", "ranks", "--resume", "--out", cut)
+    one, other = (json.loads((place / "ranks.json").read_text()) for place in (whole, cut))
+    assert one | {"seconds": 0} == other | {"seconds": 0}
+
+
+def test_the_same_seed_gives_the_same_ranks(lissome, causal, tmp_path):
+    found = [
+        json.loads(lissome(*ask(*causal, "--rule", "random", "--seed", "3", "--out", tmp_path / name, "--json")))
+        for name in ("a", "b")
+    ]
+    assert found[0] | {"seconds": 0} == found[1] | {"seconds": 0}
+
+
+def test_the_words_of_settings_are_those_of_the_library():
+    assert set(ranks_settings.RULES) == set(RULES)
+    assert set(ranks_settings.BASES) == set(BASES)
+
+
+def other(kind, place):
+    """Make folders and files that the verb cannot use."""
+    base, adapter, data = made("causal", place)
+    if kind == "untrained":
+        model = AutoModelForCausalLM.from_pretrained(base)
+        get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(
+            adapter
+        )
+    if kind == "damaged":
+        (adapter / "adapter_model.safetensors").write_bytes(b"{}")
+    if kind == "pickled":
+        (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    if kind == "binary":
+        data.write_bytes(b"\xff\xfe\x00")
+    if kind == "short":
+        data.write_text("short")
+    if kind == "lines":
+        data = data.rename(data.with_suffix(".jsonl"))
+    if kind == "translation":
+        torch.manual_seed(0)
+        sizes = dict(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+        model = T5ForConditionalGeneration(T5Config(vocab_size=300, decoder_start_token_id=0, **sizes))
+        model.save_pretrained(base)
+        moved(model, dict(target_modules=["q"], task_type="SEQ_2_SEQ_LM")).save_pretrained(adapter)
+    return base, adapter, data
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "says"),
+    [
+        ("plain", ["--budget", "13"], "budget is 13"),
+        ("plain", ["--budget", "0"], "budget"),
+        ("plain", ["--budget", "2", "--set", "least=1"], "budget is 2"),
+        ("plain", ["--rule", "sublra"], "sublora"),
+        ("plain", ["--basis", "svg"], "svd"),
+        ("plain", ["--set", "length=65"], "length is 65; legal are 2 to 64"),
+        ("plain", ["--device", "tpu"], "tpu"),
+        ("plain", ["--tokenizer", "nowhere"], "'nowhere' holds no tokenizer"),
+        ("untrained", [], "train first"),
+        ("damaged", [], "cannot be loaded"),
+        ("pickled", [], "holds no adapter_model.safetensors"),
+        ("binary", [], "is no text in UTF-8"),
+        ("short", [], "has 5 tokens, too few"),
+        ("lines", [], "line 1 of"),
+        ("translation", [], "legal here are causal and masked language models"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_in_a_sentence(lissome, tmp_path, kind, more, says):
+    places = other(kind, tmp_path)
+    assert says in lissome.complaint(*ask(*places, *more, "--out", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("which", "says"),
+    [(0, "holds no config.json"), (1, "holds no adapter_config.json"), (2, "cannot be read")],
+)
+def test_what_is_not_there_is_named(lissome, causal, tmp_path, which, says):
+    places = list(causal)
+    places[which] = tmp_path / "nowhere"
+    complaint = lissome.complaint(*ask(*places, "--out", tmp_path / "run"))
+    assert says in complaint
+    assert "nowhere" in complaint
