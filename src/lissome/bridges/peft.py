@@ -91,7 +91,7 @@ def choose_ranks(
     terms = PeftTerms(model, adapter)
     generator = torch.Generator().manual_seed(seed)
     drawn = probe or (lambda net, batch: sampled_likelihood(net, batch, generator))
-    options = {"basis": "kronecker", "generator": generator} | options
+    options = {"basis": "kronecker", "compensate": False, "generator": generator} | options
     if budget < 1:
         raise UsageError(f"budget is {budget}; legal are 1 to {terms.count}, for peft has no LoRA without a term")
     options["least"] = terms.least(options.get("least", 0))
