@@ -134,6 +134,11 @@ def second_order(function, n, data, dtype=torch.float64):
     return gradient.detach(), torch.stack(rows)
 
 
+def landed(choice):
+    """Return the loss that was measured."""
+    return choice.before + choice.measured
+
+
 def snapshot(model):
     """Return all by which a model could have been changed."""
     return {

@@ -1,5 +1,7 @@
 """Modules of one's own with a LoRA of drawn numbers, and what is asked of them."""
 
+from typing import Any
+
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -39,7 +41,7 @@ def drawn(make, seed=0):
     return make()
 
 
-def by_hand(make, targets, **settings):
+def by_hand(make, targets, **settings) -> Any:
     """Return an adapted module of one's own whose LoRA holds drawn numbers, in float64."""
     model = get_peft_model(drawn(make), LoraConfig(r=3, lora_alpha=5, target_modules=targets, **settings))
     generator = seeded(4)

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import warnings
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -24,7 +25,9 @@ SECOND = b"TEN BIG JUGS: 9 QUICK FOXES; 8 DULL ZEBRAS; 7 PINK WALRUSES; 6 VEXED 
 WORDS, LENGTH, MASK = 128, 12, 1
 DEFAULT = "default"
 
-BERT = dict(vocab_size=WORDS, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
+SIZES = dict(vocab_size=WORDS, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
+BERT: dict[str, Any] = SIZES
+CLASSES: dict[str, Any] = SIZES | {"num_labels": 3}
 FAMILIES = {
     "llama": (
         lambda: LlamaForCausalLM(
@@ -51,7 +54,7 @@ FAMILIES = {
         dict(target_modules=["query", "value", "intermediate.dense"]),
     ),
     "bert classes": (
-        lambda: BertForSequenceClassification(BertConfig(**BERT, num_labels=3)),
+        lambda: BertForSequenceClassification(BertConfig(**CLASSES)),
         dict(target_modules=["query", "value"], task_type="SEQ_CLS"),
     ),
 }
@@ -107,7 +110,7 @@ def _base(family):
     return model
 
 
-def base(family):
+def base(family) -> Any:
     """Return a model that was trained on the first text."""
     return copy.deepcopy(_base(family))
 
@@ -126,7 +129,7 @@ def config(family, **settings):
     return LoraConfig(**({"r": 4, "lora_alpha": 6} | FAMILIES[family][1] | given))
 
 
-def adapted(family, **settings):
+def adapted(family, **settings) -> Any:
     """Return that model with a LoRA that was trained on the second text."""
     frozen = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in settings.items())
     return copy.deepcopy(_adapted(family, frozen))
@@ -167,6 +170,11 @@ def second_order(model, loss, data, found, adapter="default", dtype=torch.float6
         (gradient,) = torch.autograd.grad(value, ones, create_graph=True)
         rows = [torch.autograd.grad(each, ones, retain_graph=True)[0] for each in gradient]
     return gradient.detach(), torch.stack(rows)
+
+
+def landed(choice):
+    """Return the loss that was measured."""
+    return choice.before + choice.measured
 
 
 def snapshot(model):

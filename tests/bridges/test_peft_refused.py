@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 
 def refusal(what):
     """Return a model, and what is asked of it beside a loss, batches and a budget."""
-    model, asked = adapted("bert"), {}
+    model: Any = adapted("bert")
+    asked: dict[str, Any] = {}
     if what == "no LoRA":
         model = base("bert")
     elif what == "untrained":
