@@ -39,13 +39,14 @@ def sampled_likelihood(model: nn.Module, batch: Batch, generator: torch.Generato
     logits = getattr(model(**batch), "logits", None)
     if logits is None or logits.shape[-1] < 2:
         raise UsageError("the model gives no logits of two or more classes to draw labels from; give a probe")
-    if not bool(logits.isfinite().all()):
+    scores = logits.float().log_softmax(-1)  # (..., C); -inf where a class is ruled out
+    if bool(scores.isnan().any()):
         raise UsageError("the model's logits are not finite; look at the batch, the weights and the model's dtype")
-    scores = logits.float().log_softmax(-1)  # (..., C)
     draws = torch.multinomial(scores.detach().cpu().exp().flatten(0, -2), 1, generator=generator)  # (rows, 1)
     taken = scores.flatten(0, -2).gather(1, draws.to(scores.device)).reshape(scores.shape[:-1])
     seen = torch.ones_like(taken)
-    mask, labels = batch.get("attention_mask"), batch.get("labels")
+    coded = getattr(getattr(model, "config", None), "is_encoder_decoder", False)  # its own mask is of what is read
+    mask, labels = batch.get("decoder_attention_mask" if coded else "attention_mask"), batch.get("labels")
     if mask is not None and mask.shape == taken.shape:
         seen = seen * mask
     if labels is not None and labels.shape == taken.shape and taken.ndim == 2:
