@@ -82,7 +82,7 @@ def choose_ranks(
         adapter: its name; None is the active one.
         probe: (model, batch) -> scalar by whose gradient the basis is found; None draws labels from `logits`.
         seed: of those labels, and of the rule `random`.
-        options: `rule`, `basis` and the others of `allocation.choose`.
+        options: `rule`, `basis` and the others of `allocation.choose`; `compensate` is off here.
 
     Raises:
         UsageError: no LoRA, an untrained, merged, disabled or half-precision one, a layer of a kind that is not covered

@@ -129,7 +129,9 @@ class RankCallback(TrainerCallback):
         schedule: when, and how many stay; its steps are those of the optimizer.
         loss: (model, batch) -> scalar; None is `model(**batch).loss`.
         adapter: its name; None is the active one.
-        options: `rule`, `regrow`, `batches_each` and the others of `allocation.JointRanks`.
+        batches_each: how many of them, at each choice.
+        least: terms that a layer keeps at least, one number or by layer.
+        options: `rule`, `regrow` and the others of `allocation.JointRanks`.
 
     Example:
         callback = RankCallback(model, batches, Schedule(budget=64, steps=1000))
@@ -146,13 +148,15 @@ class RankCallback(TrainerCallback):
         loss: Callable[[nn.Module, Any], Tensor] | None = None,
         adapter: str | None = None,
         batches_each: int = 2,
+        least: int | Mapping[str, int] = 0,
         **options: Any,
     ):
         if not batches:
             raise UsageError("batches is empty; give at least one")
         self.gated = GatedLora(model, adapter)
         pool = _Pool(batches, loss or own_loss)
-        self.joint = JointRanks(self.gated, pool, schedule, batches=batches_each, **options)
+        least = self.gated.terms.least(least)
+        self.joint = JointRanks(self.gated, pool, schedule, batches=batches_each, least=least, **options)
 
     @property
     def history(self) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def rank(settings: RanksSettings, out: str | Path, *, resume: bool = False, prog
         moved = [{name: value.to(device) for name, value in batch.items()} for batch in drawn]
         terms = PeftTerms(loaded.model)
         budget = settings.budget or max(1, terms.count // 2)
-        shares(budget, terms.sizes(), settings.least, settings.most)  # said before anything is measured
+        shares(budget, terms.sizes(), terms.least(settings.least), settings.most)  # said before anything is measured
         try:
             with _Bar(progress) as bar:
                 weighed = _weigh(terms, settings, moved[::2], out / "weighed", bar)
@@ -135,8 +135,14 @@ def _found(
     def choose(terms_left: int, rule: str):
         bar.step(f"budget {terms_left}")
         generator = torch.Generator().manual_seed(settings.seed)
-        bounds = {"least": settings.least, "most": settings.most}
-        return weighed.choose(terms_left, rule=rule, compensate=settings.compensate, generator=generator, **bounds)
+        return weighed.choose(
+            terms_left,
+            rule=rule,
+            least=terms.least(settings.least),
+            most=settings.most,
+            compensate=settings.compensate,
+            generator=generator,
+        )
 
     chosen, rows = choose(budget, settings.rule), []
     with measuring(terms.model):
