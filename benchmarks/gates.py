@@ -5,7 +5,7 @@ there are 256 of them. Nothing is shared but the graph and the gradient, which a
 
 The expectation. `one by one` is what a person writes: gates by hooks on A x, the gradient with its graph, and one
 `torch.autograd.grad` for each gate. Ours goes through the weight A in place of its output, scaling r x in numbers and
-not rows x r, and does columns together where that is faster: on a network whose calls are small many times faster, and on a
+not rows x r, and does columns together where that is faster: on a network whose calls are small much faster, and on a
 model that is bound by its products about the same; 1.5 is the most that is allowed.
 """
 
