@@ -10,6 +10,7 @@ from transformers import Trainer, TrainingArguments
 
 from lissome._errors import RunError, UsageError
 from lissome.allocation import Schedule
+from lissome.allocation.gated import opened
 from lissome.bridges.trainer import FILE, GatedLora, RankCallback
 from tests.bridges.small import FAMILIES, SECOND, base, batch, seeded
 
@@ -118,7 +119,7 @@ def test_terms_come_back_as_they_left():
     gated = GatedLora(model)
     gated.put({path: torch.tensor([True, False, True, False]) for path in gated.work})
     assert not torch.equal(logits(model), before)
-    with gated.opened():
+    with opened(gated):
         assert torch.equal(logits(model), before)
     gated.put({path: torch.ones(RANK, dtype=torch.bool) for path in gated.work})
     assert all(torch.equal(p, weights[n]) for n, p in model.named_parameters())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +38,16 @@ class Gated(Protocol):
         """Say which terms are at work."""
         ...
 
-    def opened(self) -> Any:
-        """Return a context within which all terms are at work."""
-        ...
+
+@contextmanager
+def opened(gated: Gated) -> Iterator[None]:
+    """Put all terms to work for the time."""
+    before = gated.at_work()
+    gated.put({layer: torch.ones_like(work) for layer, work in before.items()})
+    try:
+        yield
+    finally:
+        gated.put(before)
 
 
 class GatedForms:
@@ -79,16 +86,6 @@ class GatedForms:
         """Set the gates to 1 and 0."""
         for path, form in self.forms.items():
             form.gates.copy_(at_work[path])
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Set all gates to 1 for the time."""
-        before = self.at_work()
-        self.put({path: torch.ones_like(work) for path, work in before.items()})
-        try:
-            yield
-        finally:
-            self.put(before)
 
     def finished(self) -> Adapted:
         """Return a model of the terms at work alone."""

@@ -22,7 +22,7 @@ from lissome._types import Objective
 from lissome.adapt import RULES, Adapted
 from lissome.adapt.basis import unturned
 from lissome.adapt.ranks import select_ranks, smoothed
-from lissome.allocation.gated import Frozen, Gated, GatedForms
+from lissome.allocation.gated import Frozen, Gated, GatedForms, opened
 from lissome.allocation.gates import Gates, measuring
 from lissome.allocation.schedule import Schedule
 from lissome.calculus import quadratic
@@ -131,7 +131,7 @@ class JointRanks:
         device = next(terms.model.parameters()).device
         drawn = [self.objective.sample(generator, self.points) for _ in range(self.batches)]
         fresh = [{name: value.to(device) for name, value in batch.items()} for batch in drawn]
-        with self.gated.opened(), measuring(terms.model):
+        with opened(self.gated), measuring(terms.model):
             gates = Gates(terms, self.objective.loss, fresh, {name: unturned(r) for name, r in self.layers.items()})
             like = gates.ones()
             now = dict(zip(like, work.split(list(self.layers.values())), strict=True))

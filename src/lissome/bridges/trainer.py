@@ -6,8 +6,7 @@ itself is kept here, and beside each checkpoint of the Trainer. See `allocation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +62,6 @@ class GatedLora:
             kept[:, gone], B.data[:, back] = B.detach()[:, gone], kept[:, back]
             B.data[:, gone] = 0
             self.work[path] = now.clone()
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Put all columns back for the time."""
-        before = self.at_work()
-        self.put({path: torch.ones_like(work) for path, work in before.items()})
-        try:
-            yield
-        finally:
-            self.put(before)
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint of the model does not hold."""
