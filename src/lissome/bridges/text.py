@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from lissome._errors import UsageError
@@ -34,6 +36,7 @@ KINDS = {
 }
 MASKED = 0.15  # share of the tokens that a masked model has to guess, as BERT's; arXiv 1810.04805
 BYTES = 256
+WITHIN = "base_model.model."  # what peft writes before the path of every weight
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,23 @@ class Loaded:
     tokenizer: Any
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep bars and notes of transformers and peft off the terminal while inside; what matters is told as an error."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own attributes
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below, by name
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def load(model: str | Path, adapter: str | Path, tokenizer: str | Path | None = None) -> Loaded:
     """Load a base and a LoRA from folders, weights from safetensors alone.
 
@@ -60,33 +80,40 @@ def load(model: str | Path, adapter: str | Path, tokenizer: str | Path | None = 
         tokenizer: folder, or a file of the tokenizers library; None looks in both folders, and else reads bytes.
 
     Raises:
-        UsageError: a folder that holds no such thing, or one that cannot be read; a kind of model that is not covered.
+        UsageError: a folder that holds no such thing, or one that cannot be read; an adapter that is no LoRA, or one of
+            another model; a base without some of its weights; a kind of model that is not covered.
     """
-    logging.disable_progress_bar()
     base, own = _folder(model, "config.json", "model"), _folder(adapter, "adapter_config.json", "adapter")
     if not (own / "adapter_model.safetensors").is_file():
         raise UsageError(f"'{own}' holds no adapter_model.safetensors; save the adapter by save_pretrained again")
     try:
-        task = PeftConfig.from_pretrained(str(own)).task_type
+        asked = PeftConfig.from_pretrained(str(own))
+        method, task = (str(getattr(each, "value", each)) for each in (asked.peft_type, asked.task_type))
+        if method != "LORA":
+            raise UsageError(
+                f"'{own}' holds an adapter of type {method}; legal is LORA, whose terms can be cut one by one"
+            )
         config = transformers.AutoConfig.from_pretrained(base, local_files_only=True)
-        name = CLASSES.get(str(getattr(task, "value", task)), (config.architectures or ["none"])[0])
+        name = CLASSES.get(task, (config.architectures or ["none"])[0])
         kind = next((kind for end, kind in KINDS.items() if name.replace("AutoModel", "").endswith(end)), None)
         if kind is None or not hasattr(transformers, name):
             raise UsageError(
                 f"'{base}' is a {name}; legal here are causal and masked language models and sequence classifiers: for "
                 "others call lissome.bridges.peft.choose_ranks"
             )
-        network = getattr(transformers, name).from_pretrained(
-            base, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-        with warnings.catch_warnings():  # of transformers, about its own attributes
-            warnings.simplefilter("ignore", FutureWarning)
+        with quiet():
+            network, told = getattr(transformers, name).from_pretrained(
+                base, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
             adapted = PeftModel.from_pretrained(network, str(own), local_files_only=True)
+        with safe_open(own / "adapter_model.safetensors", "pt") as file:
+            saved = set(file.keys())
+        _check_whole(base, told["missing_keys"], saved)
+        _check_own(base, own, saved, adapted)
     except UsageError:
         raise
     except Exception as error:  # of three libraries, one of which raises plain Exception
-        said = str(error).strip().partition("\n")[0]
-        raise UsageError(f"'{base}' with the adapter '{own}' cannot be loaded: {said}") from error
+        raise UsageError(f"'{base}' with the adapter '{own}' cannot be loaded: {_said(error)}") from error
     return Loaded(adapted.eval(), kind, _tokenizer(tokenizer, (own, base), config))
 
 
@@ -136,6 +163,31 @@ def _folder(place: str | Path, file: str, what: str) -> Path:
     return path
 
 
+def _check_whole(base: Path, missing: Collection[str], saved: Collection[str]) -> None:
+    """Refuse a base with weights that neither folder holds: transformers would draw them at random."""
+    if lost := sorted(name for name in missing if WITHIN + name not in saved):
+        raise UsageError(f"'{base}' lacks {len(lost)} weights of its model, such as {lost[0]}; save the whole model")
+
+
+def _check_own(base: Path, own: Path, saved: Collection[str], adapted: Any) -> None:
+    """Refuse an adapter whose layers are not those of the model: peft would leave some out, or leave some untrained."""
+    kept = {name.removesuffix(".lora_A.weight") for name in saved if name.endswith(".lora_A.weight")}
+    names = (name for name, _ in adapted.named_parameters() if ".lora_A." in name)
+    there = {name.partition(".lora_A.")[0] for name in names}
+    if odd := sorted(kept ^ there):
+        has, lacks = (own, base) if odd[0] in kept else (base, own)
+        raise UsageError(
+            f"'{own}' was trained on another model than '{base}': '{has}' has a layer {odd[0].removeprefix(WITHIN)} "
+            f"and '{lacks}' none to it; name the model it was trained on"
+        )
+
+
+def _said(error: Exception) -> str:
+    """Return the first line of an error that says something."""
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {more[0].strip()}" if first.endswith(":") and more else first
+
+
 def _tokenizer(asked: str | Path | None, folders: tuple[Path, Path], config: Any) -> Any:
     places = [Path(asked)] if asked is not None else list(folders)
     for place in places:
@@ -145,8 +197,7 @@ def _tokenizer(asked: str | Path | None, folders: tuple[Path, Path], config: Any
             if (place / "tokenizer_config.json").is_file() or (place / "tokenizer.json").is_file():
                 return transformers.AutoTokenizer.from_pretrained(place, local_files_only=True)
         except Exception as error:  # the tokenizers library raises plain Exception
-            said = str(error).strip().partition("\n")[0]
-            raise UsageError(f"the tokenizer in '{place}' cannot be loaded: {said}") from error
+            raise UsageError(f"the tokenizer in '{place}' cannot be loaded: {_said(error)}") from error
     if asked is not None:
         raise UsageError(f"'{asked}' holds no tokenizer; legal is a folder with tokenizer.json, or such a file")
     if config.vocab_size < BYTES:
@@ -160,11 +211,13 @@ def _tokenizer(asked: str | Path | None, folders: tuple[Path, Path], config: Any
 def _lines(file: Path) -> list[dict[str, Any]]:
     """Return the texts of a file, one of a plain one."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # a mark that some editors write first is no text
     except OSError as error:
         raise UsageError(f"'{file}' cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"'{file}' is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+        raise UsageError(
+            f"'{file}' is no text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
     if file.suffix != ".jsonl":
         return [{"text": text}]
     rows = []
@@ -219,8 +272,9 @@ def _classes(
     labels, texts = [], []
     for row in chosen:
         label = names.get(row["label"], row["label"]) if isinstance(row["label"], str) else row["label"]
-        if not isinstance(label, int) or not 0 <= label < len(names):
-            raise UsageError(f"'{file}' has the label {row['label']!r}; legal are: {', '.join(map(str, names))}")
+        if type(label) is not int or not 0 <= label < len(names):  # True is an int to Python, and two labels to torch
+            legal = f"0 to {len(names) - 1}, or the model's names for them: {', '.join(map(str, names))}"
+            raise UsageError(f"'{file}' has the label {row['label']!r}; legal are {legal}")
         labels.append(label)
         texts.append(_tokens(loaded, row["text"])[:length])
     found = []

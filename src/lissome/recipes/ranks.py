@@ -19,7 +19,7 @@ from lissome.adapt.basis import Rotation
 from lissome.adapt.quota import shares
 from lissome.allocation import Gates, Weighed, measuring, rotations
 from lissome.bridges.peft import PeftRanks, PeftTerms, cut_adapter_, own_loss, sampled_likelihood
-from lissome.bridges.text import load, read
+from lissome.bridges.text import load, quiet, read
 from lissome.calculus import Quadratic, merged, quadratic
 from lissome.recipes import directory
 from lissome.recipes.ranks_settings import RanksSettings
@@ -53,36 +53,44 @@ def rank(settings: RanksSettings, out: str | Path, *, resume: bool = False, prog
     """
     out = Path(out)
     with directory.claimed(out, settings, resume=resume, free=()):
-        start = time.perf_counter()
-        loaded = load(settings.model, settings.adapter, settings.tokenizer)
-        device = device_of(settings.device)
-        loaded.model.to(device)
-        drawn = read(
-            loaded,
-            settings.data,
-            batches=2 * settings.batches,
-            size=settings.size,
-            length=settings.length,
-            seed=settings.seed,
-        )
-        moved = [{name: value.to(device) for name, value in batch.items()} for batch in drawn]
-        terms = PeftTerms(loaded.model)
-        budget = settings.budget or max(1, terms.count // 2)
-        shares(budget, terms.sizes(), terms.least(settings.least), settings.most)  # said before anything is measured
         try:
-            with _Bar(progress) as bar:
-                weighed = _weigh(terms, settings, moved[::2], out / "weighed", bar)
-                found = _found(terms, settings, weighed, moved[1::2], budget, bar)
+            with quiet():
+                return _written(settings, out, progress)
         except KeyboardInterrupt:
             kept = len(list((out / "weighed").glob("batch-*")))
             raise Interrupted(
                 f"stopped; {kept} of {settings.batches} batches are kept in '{out}': `--resume --out {out}` goes on"
             ) from None
-        ranks = found.pop("ranks")
-        cut_adapter_(loaded.model, ranks).save_pretrained(str(out / "adapter"))  # type: ignore[operator]
-        found |= {"seconds": time.perf_counter() - start}
-        write_json(out / "ranks.json", found)
-        page(out, found, dump(settings), directory.environment())
+
+
+def _written(settings: RanksSettings, out: Path, progress: bool) -> dict[str, Any]:
+    """Load, weigh, choose, cut; write what was found into the directory, and return it."""
+    start = time.perf_counter()
+    loaded = load(settings.model, settings.adapter, settings.tokenizer)
+    device = device_of(settings.device)
+    loaded.model.to(device)
+    drawn = read(
+        loaded,
+        settings.data,
+        batches=2 * settings.batches,
+        size=settings.size,
+        length=settings.length,
+        seed=settings.seed,
+    )
+    moved = [{name: value.to(device) for name, value in batch.items()} for batch in drawn]
+    terms = PeftTerms(loaded.model)
+    budget = settings.budget or max(1, terms.count // 2)
+    if budget > terms.count:
+        raise UsageError(f"budget is {budget}; legal are 1 to {terms.count}, the terms of the adapter")
+    shares(budget, terms.sizes(), terms.least(settings.least), settings.most)  # said before anything is measured
+    with _Bar(progress) as bar:
+        weighed = _weigh(terms, settings, moved[::2], out / "weighed", bar)
+        found = _found(terms, settings, weighed, moved[1::2], budget, bar)
+    ranks = found.pop("ranks")
+    cut_adapter_(loaded.model, ranks).save_pretrained(str(out / "adapter"))  # type: ignore[operator]
+    found |= {"seconds": time.perf_counter() - start}
+    write_json(out / "ranks.json", found)
+    page(out, found, dump(settings), directory.environment())
     return found
 
 

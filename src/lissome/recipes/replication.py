@@ -16,7 +16,7 @@ from lissome._errors import Interrupted, RunError, UsageError, unknown
 from lissome._files import write, write_json
 from lissome.optim.journal import Journal
 from lissome.optim.machine import Stop, stoppable
-from lissome.recipes import arcm, directory, svd_pinns
+from lissome.recipes import arcm, directory, sublora, svd_pinns
 from lissome.recipes.engine import Task
 from lissome.recipes.grid import run_grid
 from lissome.recipes.paper import Cell, Claim, Paper, ReplicateSettings, Row, Tick
@@ -24,7 +24,7 @@ from lissome.recipes.settings import load
 from lissome.recipes.worker import cores
 from lissome.report.document import details, document, figure, gallery, pairs
 
-PAPERS: dict[str, Paper] = {"svd-pinns": svd_pinns.PAPER, "arcm": arcm.PAPER}
+PAPERS: dict[str, Paper] = {"svd-pinns": svd_pinns.PAPER, "arcm": arcm.PAPER, "sublora": sublora.PAPER}
 
 
 def replicate(

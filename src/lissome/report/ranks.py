@@ -92,11 +92,9 @@ def curve(rows: Sequence[Mapping[str, Any]], before: float, chosen: int) -> Figu
 
 def lead(found: Mapping[str, Any]) -> str:
     """Say in one sentence what was chosen and what it does."""
-    change = found["after"] - found["before"]
-    word = "rises" if change > 0 else "falls"
     return (
         f"{found['budget']} of {found['terms']} terms stay, in {len(found['rank_pattern'])} of {len(found['layers'])} "
-        f"layers: the loss {word} from {found['before']:.4f} to {found['after']:.4f} where it was weighed, and from "
+        f"layers: the loss goes from {found['before']:.4f} to {found['after']:.4f} where it was weighed, and from "
         f"{found['held_before']:.4f} to {found['held_after']:.4f} on text held out, before any further training."
     )
 
@@ -144,6 +142,7 @@ def page(out: Path, found: Mapping[str, Any], settings: str, environment: Mappin
         '<div class="wide"><table><thead><tr><th>layer</th><th>stay</th><th>of</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
+    certificate = found["certificate"]
     spread = f"Over batches the gradient varies by {found['gradient_spread']:.0%} of its size, the Hessian by "
     spread += f"{found['hessian_spread']:.0%}."
     body = [
@@ -151,7 +150,7 @@ def page(out: Path, found: Mapping[str, Any], settings: str, environment: Mappin
         f'<p class="lead">{escape(lead(found))}</p>',
         tiles(numbers),
         gallery(shown),
-        f"<p>{escape(found['certificate'])}. {escape(spread)}</p>",
+        f"<p>{escape(certificate[:1].upper() + certificate[1:])}. {escape(spread)}</p>",
         "<h2>Use</h2>",
         f"<pre>{escape(use)}</pre>",
         details("All layers", table, paper=True),
