@@ -7,7 +7,8 @@ from copy import deepcopy
 import pytest
 import torch
 import yaml
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -19,10 +20,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from lissome._errors import Interrupted
 from lissome.adapt import RULES
 from lissome.adapt.basis import BASES
 from lissome.bridges.text import load, read
-from lissome.recipes import ranks_settings
+from lissome.recipes import ranks, ranks_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -143,6 +145,26 @@ def test_a_stopped_run_goes_on_from_the_batches_that_are_kept(lissome, causal, t
     assert one | {"seconds": 0} == other | {"seconds": 0}
 
 
+def test_ctrl_c_keeps_the_batches_that_were_weighed(causal, tmp_path, monkeypatch):
+    asked = ranks_settings.RanksSettings(
+        **dict(zip(("model", "adapter", "data"), map(str, causal), strict=True)), batches=3, size=2, length=16
+    )
+    whole, weighed, calls = ranks.rank(asked, tmp_path / "whole", progress=False), ranks.quadratic, []
+
+    def stopped(*given, **options):
+        calls.append(0)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return weighed(*given, **options)
+
+    monkeypatch.setattr(ranks, "quadratic", stopped)
+    with pytest.raises(Interrupted, match=r"^stopped; 1 of 3 batches are kept in .*: `--resume --out .*cut` goes on$"):
+        ranks.rank(asked, tmp_path / "cut", progress=False)
+    found = ranks.rank(asked, tmp_path / "cut", resume=True, progress=False)
+    assert len(calls) == 4
+    assert found | {"seconds": 0} == whole | {"seconds": 0}
+
+
 def test_the_same_seed_gives_the_same_ranks(lissome, causal, tmp_path):
     found = [
         json.loads(lissome(*ask(*causal, "--rule", "random", "--seed", "3", "--out", tmp_path / name, "--json")))
@@ -158,7 +180,24 @@ def test_the_words_of_settings_are_those_of_the_library():
 
 def other(kind, place):
     """Make folders and files that the verb cannot use."""
-    base, adapter, data = made("causal", place)
+    base, adapter, data = made("classes" if "label" in kind else "causal", place)
+    if kind == "labels of two kinds":
+        data.write_text("\n".join(json.dumps({"text": TEXT[:20], "label": label}) for label in [True, 1] * 10))
+    if kind == "no such label":
+        data.write_text("\n".join(json.dumps({"text": TEXT[:20], "label": "good"}) for _ in range(20)))
+    if kind == "another":
+        config = AutoModelForCausalLM.from_pretrained(base).config
+        config.num_hidden_layers = 3
+        LlamaForCausalLM(config).save_pretrained(base)
+    if kind == "scaling":
+        model = AutoModelForCausalLM.from_pretrained(base)
+        shutil.rmtree(adapter)
+        modules = dict(target_modules=["k_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
+        get_peft_model(model, IA3Config(**modules)).save_pretrained(adapter)
+    if kind == "holes":
+        weights = load_file(base / "model.safetensors")
+        del weights["model.norm.weight"]
+        save_file(weights, base / "model.safetensors", {"format": "pt"})
     if kind == "untrained":
         model = AutoModelForCausalLM.from_pretrained(base)
         get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(
@@ -200,6 +239,11 @@ def other(kind, place):
         ("binary", [], "is no text in UTF-8"),
         ("short", [], "has 5 tokens, too few"),
         ("lines", [], "line 1 of"),
+        ("another", [], "was trained on another model than"),
+        ("scaling", [], "holds an adapter of type IA3; legal is LORA"),
+        ("holes", [], "lacks weights of its model, 1 of them, such as model.norm.weight"),
+        ("labels of two kinds", [], "has the label True; legal are 0 to 1"),
+        ("no such label", [], "has the label 'good'; legal are 0 to 1, or the model's names for them: LABEL_0, LABEL_1"),
         ("translation", [], "legal here are causal and masked language models"),
     ],
 )

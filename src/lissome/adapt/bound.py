@@ -25,6 +25,7 @@ def certificate(rule: str, terms: Terms, *, crossed: bool = True) -> str:
         "sublora": lambda: f"{_projection(terms.model)}; {_greedy(terms)}",
         "exhaustive": lambda: "the best set of the model, which is not the loss",
         "swap": lambda: "no exchange of one kept and one cut term betters the model, to rounding",
+        "measured": lambda: "no exchange of one kept and one cut term lowers the loss, to rounding",
     }.get(rule, lambda: "no bound is known for this rule")()
     return words if crossed else f"{words}; curvature between layers was left out"
 

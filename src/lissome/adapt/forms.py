@@ -4,6 +4,7 @@
 |---|---|---|---|---|
 | `svd` | diagonal | the singular values | replaced (residual below full rank) | SVD-PINNs, arXiv 2211.08760 |
 | `lora` | none | both factors | kept | LoRA, arXiv 2106.09685 |
+| `adalora` | diagonal | the core and both factors | kept | AdaLoRA, arXiv 2303.10512 |
 | `lora_xs` | full | the core | kept | LoRA-XS, arXiv 2405.17604 |
 | `pissa` | none | both factors | residual | PiSSA, arXiv 2404.02948 |
 | `tucker` | full | the core | replaced (residual below full rank) | HOSVD and HOOI, De Lathauwer et al., 2000 |
@@ -54,6 +55,29 @@ def lora(weight: Tensor, rank: int, *, generator: torch.Generator, scale: float 
     A = torch.rand(columns, rank, generator=generator, device=generator.device, dtype=torch.float64)
     A = ((2 * A - 1) * columns**-0.5).to(weight)
     return Tucker([weight.new_zeros(rows, rank), A], scale=scale, train=["factor0", "factor1"], kind="lora")
+
+
+def adalora(weight: Tensor, rank: int, *, generator: torch.Generator, scale: float = 1.0) -> Tucker:
+    """W + scale * P diag(s) Q with s = 0 at the start, and orthonormal columns of P and rows of Q; all are trained.
+
+    Equation (3) of AdaLoRA, and the form of SubLoRA (arXiv 2507.01841): the size of each term is a number of its own.
+    Differs from the paper: P and Q start orthonormal, not at normal numbers of size 0.02, and nothing in the loss keeps
+    them so; `basis.rotated` makes terms orthogonal when they are to be cut.
+
+    Args:
+        weight: (out, in).
+        rank: from 0 to min(out, in).
+        generator: draws P and Q.
+        scale: multiplies P diag(s) Q.
+    """
+    rank = _check_rank(weight, rank)
+    drawn = [
+        torch.randn(side, rank, generator=generator, device=generator.device, dtype=torch.float64)
+        for side in weight.shape
+    ]
+    P, Q = (torch.linalg.qr(each).Q.to(weight) for each in drawn)
+    train = ["core", "factor0", "factor1"]
+    return Tucker([P, Q], weight.new_zeros(rank), scale=scale, train=train, kind="adalora")
 
 
 def lora_xs(weight: Tensor, rank: int, *, scale: float = 1.0) -> Tucker:

@@ -9,7 +9,7 @@ With q(C) the model's change of the loss when the set C is cut (`quadratic`), S 
 | `reverse` | what is left when the cheapest term is cut, one at a time | |
 | `swap` | `reverse`, then exchanges of a kept and a cut term while q falls | |
 | `exhaustive` | the best set of all; up to 20 terms | |
-| `measured` | as `reverse`, on the loss itself: about 3/8 n^2 evaluations to halve n terms | |
+| `measured` | as `swap`, on the loss itself: 5/8 n^2 evaluations to halve n terms, and more where exchanges help | |
 | `diagonal` | the largest A_jj / 2 - b_j | OBD, Y. LeCun et al. 1990 |
 | `first_order` | the largest abs(b_j) | |
 | `adalora` | the largest sensitivity, smoothed over mini-batches | AdaLoRA, arXiv 2303.10512 |
@@ -24,7 +24,7 @@ Of equals the first is taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -35,6 +35,7 @@ from lissome._errors import RunError, UsageError
 from lissome.adapt.quadratic import Array, Mask, Quadratic
 from lissome.adapt.quota import Quota
 
+ROUNDING = 1e-12  # parts of a change that are no change
 LARGEST = 20  # terms of an exhaustive search: 2^20 sets are 8 MB of numbers
 Given = TypeVar("Given")
 
@@ -144,30 +145,36 @@ def exhaustive(terms: Terms) -> Mask:
 
 
 def measured(terms: Terms) -> Mask:
-    """Cut the term without which the loss is least, one at a time; a loss that is not finite counts as infinite.
+    """Cut the term without which the loss is least, one at a time; then exchange a kept and a cut term while it falls.
+
+    Exchanges start from there and from what `swap` keeps, and the better end is taken: one end alone was seen a tenth
+    above the best set. They are tried in the order of the model, and the first that lowers the loss is made. A loss
+    that is not finite counts as infinite.
 
     Raises:
         UsageError: no loss was given.
         RunError: no cut leaves a finite loss.
     """
-    loss, quota = _given(terms.loss, "loss", "measured", "a function from gates (n,) to the loss"), terms.cutting()
-    gates = np.ones(terms.n)
+    ask, known = _given(terms.loss, "loss", "measured", "a function from gates (n,) to the loss"), dict[bytes, float]()
+
+    def loss(kept: Mask) -> float:
+        key = kept.tobytes()
+        if key not in known:
+            value = ask(kept.astype(float))
+            known[key] = value if math.isfinite(value) else math.inf
+        return known[key]
+
+    quota, kept = terms.cutting(), np.ones(terms.n, dtype=bool)
     while quota.left:
-        found = np.full(terms.n, math.inf)
-        for j in np.flatnonzero(quota.open):
-            gates[j] = 0.0
-            value = loss(gates)
-            found[j] = value if math.isfinite(value) else math.inf
-            gates[j] = 1.0
-        j = int(found.argmin())
-        if found[j] == math.inf:
-            cut = int(quota.taken.sum())
+        j = min(np.flatnonzero(quota.open), key=lambda j: loss(_without(kept, j)))
+        quota.take(j)
+        kept = _without(kept, j)
+        if loss(kept) == math.inf:
+            cut = int(quota.taken.sum()) - 1
             raise RunError(
                 f"after {cut} cuts, the loss is not finite whichever term is cut next; take a rule on the model"
             )
-        quota.take(j)
-        gates[j] = 0.0
-    return ~quota.taken
+    return min((_descended(terms, start, loss) for start in (kept, swap(terms))), key=loss)
 
 
 def diagonal(terms: Terms) -> Mask:
@@ -233,6 +240,16 @@ def _best(terms: Terms, score: Array) -> Mask:
 
 def _exchange(terms: Terms, kept: Mask, pull: Array) -> tuple[int, int] | None:
     """Return the kept and the cut term whose exchange lowers q most; None where no exchange does."""
+    best, pair, cut = 0.0, None, np.flatnonzero(~kept)
+    for rows, change in _exchanges(terms, kept, pull):
+        if change.size and change.min() < best:
+            i, j = np.unravel_index(int(change.argmin()), change.shape)
+            best, pair = float(change[i, j]), (int(rows[i]), int(cut[j]))
+    return pair
+
+
+def _exchanges(terms: Terms, kept: Mask, pull: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield kept terms and the changes (kept, cut) of q by their exchanges for cut ones, less what is rounding."""
     model, cut = terms.model, np.flatnonzero(~kept)
     out, back = model.diagonal / 2 - model.b + pull, model.diagonal / 2 + model.b - pull  # of i kept, of j cut
     counts = [int(kept[span].sum()) for span in terms.layers]
@@ -240,15 +257,46 @@ def _exchange(terms: Terms, kept: Mask, pull: Array) -> tuple[int, int] | None:
     layer = np.repeat(np.arange(len(sizes)), sizes)
     spare = (np.array(counts) > terms.least)[layer]
     room = (np.array(counts) < terms.most)[layer]
-    best, pair = -1e-12 * float(np.abs(out).max() + np.abs(back).max()), None  # less is rounding
+    rounding = ROUNDING * float(np.abs(out).max() + np.abs(back).max())
     for span, block in zip(model.spans, model.blocks, strict=True):
         rows = span.start + np.flatnonzero(kept[span])
         inside = (cut >= span.start) & (cut < span.stop)
-        change = out[rows, None] + back[cut]  # (kept in the block, cut)
+        change = out[rows, None] + back[cut] + rounding  # (kept in the block, cut)
         change[:, inside] -= block[np.ix_(rows - span.start, cut[inside] - span.start)]
         legal = (layer[rows, None] == layer[cut]) | (spare[rows, None] & room[cut])
         change[~legal] = np.inf
-        if change.size and change.min() < best:
-            i, j = np.unravel_index(int(change.argmin()), change.shape)
-            best, pair = float(change[i, j]), (int(rows[i]), int(cut[j]))
-    return pair
+        yield rows, change
+
+
+def _neighbours(terms: Terms, kept: Mask) -> Iterator[Mask]:
+    """Yield the legal sets of one exchange, in the order of q."""
+    if kept.all():
+        return
+    pairs = list(_exchanges(terms, kept, terms.model.product((~kept).astype(float))))
+    rows, change = np.concatenate([rows for rows, _ in pairs]), np.concatenate([change for _, change in pairs])
+    cut = np.flatnonzero(~kept)
+    for place in change.argsort(axis=None, kind="stable"):
+        i, j = np.unravel_index(place, change.shape)
+        if change[i, j] == np.inf:
+            return
+        near = _without(kept, rows[i])
+        near[cut[j]] = True
+        yield near
+
+
+def _descended(terms: Terms, kept: Mask, loss: Callable[[Mask], float]) -> Mask:
+    """Make the first exchange that lowers the loss, until none does."""
+    while (lower := next((near for near in _neighbours(terms, kept) if loss(near) < _less(loss(kept))), None)) is not None:
+        kept = lower
+    return kept
+
+
+def _less(value: float) -> float:
+    """Return what is less by more than rounding."""
+    return value - ROUNDING * abs(value) if value < math.inf else value
+
+
+def _without(kept: Mask, j: int) -> Mask:
+    found = kept.copy()
+    found[j] = False
+    return found
