@@ -420,7 +420,9 @@ def test_measured_ends_where_no_exchange_lowers_the_loss(case, seed):
     case.loss = lambda gates: of(gates.nonzero().flatten().tolist())
     kept = chosen(case.choose("measured"))
     start = oracle.backward(lambda C, j: of(oracle.without(n, (*C, j))), n, case.legal)
-    assert of(kept) <= min(of(final) for final in (start, *case.legal) if len({*final} - {*kept}) <= 1 or final == start)
+    assert of(kept) <= min(
+        of(final) for final in (start, *case.legal) if len({*final} - {*kept}) <= 1 or final == start
+    )
 
 
 def test_measuring_returns_a_copy_that_knows_the_loss():

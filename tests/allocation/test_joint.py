@@ -8,7 +8,8 @@ from torch import nn
 
 from lissome._errors import UsageError
 from lissome.adapt import RULES, adapt
-from lissome.allocation import GatedForms, JointRanks, Schedule
+from lissome.allocation import GatedForms, JointRanks, Schedule, rotations
+from lissome.allocation.gated import opened
 from lissome.optim import Budget, Group, Method, fit
 
 
@@ -41,7 +42,9 @@ def seeded(seed=0):
 def network(method="lora", rank=4):
     torch.manual_seed(0)
     layers = [nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)]
-    return adapt(nn.Sequential(*layers).double(), method, rank=rank, generator=seeded(1))
+    rules = {"[24].weight": "adalora"} if method == "adalora" else None  # a form that no method names
+    method = "lora" if rules else method
+    return adapt(nn.Sequential(*layers).double(), method, rank=rank, rules=rules, generator=seeded(1))
 
 
 def joint(model, **options):
@@ -110,13 +113,14 @@ def held(model, ranks):
             yield state["exp_avg_sq"][:, gone]
 
 
-def test_a_resumed_run_is_bit_equal(tmp_path):
+@pytest.mark.parametrize("basis", ["trained", "svd", "kronecker"])
+def test_a_resumed_run_is_bit_equal(tmp_path, basis):
     whole = network()
-    train(whole, joint(whole), directory=tmp_path / "whole")
+    train(whole, joint(whole, basis=basis), directory=tmp_path / "whole")
     cut = network()
-    train(cut, joint(cut), steps=32, directory=tmp_path / "cut", checkpoint_every=8)
+    train(cut, joint(cut, basis=basis), steps=32, directory=tmp_path / "cut", checkpoint_every=8)
     again = network()
-    train(again, joint(again), directory=tmp_path / "cut", resume=True)
+    train(again, joint(again, basis=basis), directory=tmp_path / "cut", resume=True)
     for one, other in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 
@@ -172,9 +176,9 @@ def test_the_gradient_where_all_are_at_work_is_exact_for_a_quadratic_loss():
     ranks = JointRanks(model, Linear(), Schedule(1, steps=10), points=64, batches=1)
     work = torch.tensor([True, False, True])
     ranks.gated.put({"0.weight": work})
-    moved, *_ = ranks._weigh(5, work)
+    moved, *_ = ranks._weigh(ranks._fresh(5), work)
     ranks.gated.put({"0.weight": torch.ones(3, dtype=torch.bool)})
-    there, *_ = ranks._weigh(5, torch.ones(3, dtype=torch.bool))
+    there, *_ = ranks._weigh(ranks._fresh(5), torch.ones(3, dtype=torch.bool))
     torch.testing.assert_close(moved, there, rtol=0, atol=1e-12)
 
 
@@ -206,3 +210,64 @@ def test_an_svd_form_with_a_core_is_gated_too():
     train(model, ranks)
     assert gates(model).sum() == 6
     assert len(gates(before)) == 16
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora"])
+def test_turning_leaves_the_function_and_the_terms_out_of_work(method):
+    model = network(method)
+    train(model, None, steps=20)
+    gated, work = GatedForms(model), {path: torch.tensor([True, False, True, True]) for path in model.forms()}
+    x = Toy().sample(seeded(3), 20)["x"]
+    gated.put(work)
+    before, old = model(x), terms_of(gated)
+    gated.turn(rotations(gated.terms, "svd", [], turned=work))
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)
+    assert all(torch.equal(gated.at_work()[path], mask) for path, mask in work.items())
+    for path, (B, A) in terms_of(gated).items():
+        torch.testing.assert_close(B[:, [1]] @ A[[1]], old[path][0][:, [1]] @ old[path][1][[1]], rtol=0, atol=1e-12)
+        at = work[path].nonzero().flatten()
+        for within in (B[:, at].mT @ B[:, at], A[at] @ A[at].mT):  # those of a singular value decomposition
+            torch.testing.assert_close(within, torch.diag(within.diagonal()), rtol=0, atol=1e-12)
+
+
+def terms_of(gated):
+    """Return B and A of all terms, as if they were at work."""
+    with opened(gated):
+        return copy.deepcopy(gated.terms.halves())
+
+
+def test_turning_leaves_vectors_that_a_method_holds_fast():
+    model = network("svd", rank=None)
+    before = copy.deepcopy(model.state_dict())
+    gated = GatedForms(model)
+    gated.turn(rotations(gated.terms, "svd", []))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("regrow", [True, False])
+def test_optimizers_begin_anew_where_terms_are_turned(regrow):
+    model = network("adalora")
+    ranks, steps = joint(model, basis="kronecker", regrow=regrow), []
+
+    def watch(step, net):
+        ranks(step, net)
+        (optimizer,) = ranks.optimizers
+        steps.append(min((int(state["step"]) for state in optimizer.state.values()), default=0))
+
+    watcher = type(
+        "Watch", (), {"begin": lambda self, *given: ranks.begin(*given), "__call__": lambda self, *a: watch(*a)}
+    )()
+    train(model, watcher)
+    assert [step for step, held in enumerate(steps, 1) if not held] == [row["step"] for row in ranks.history]
+    assert gates(model).sum() == BUDGET
+
+
+def test_a_basis_that_cannot_be_measured_is_told():
+    class Blind(Toy):
+        residual = None
+
+    with pytest.raises(UsageError, match="the basis 'whitened' needs an objective with a residual, or a probe"):
+        JointRanks(network(), Blind(), Schedule(BUDGET, steps=STEPS), basis="whitened")
+    with pytest.raises(UsageError, match="kronecker"):
+        joint(network(), basis="kroneker")

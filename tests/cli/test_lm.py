@@ -243,7 +243,11 @@ def other(kind, place):
         ("scaling", [], "holds an adapter of type IA3; legal is LORA"),
         ("holes", [], "lacks weights of its model, 1 of them, such as model.norm.weight"),
         ("labels of two kinds", [], "has the label True; legal are 0 to 1"),
-        ("no such label", [], "has the label 'good'; legal are 0 to 1, or the model's names for them: LABEL_0, LABEL_1"),
+        (
+            "no such label",
+            [],
+            "has the label 'good'; legal are 0 to 1, or the model's names for them: LABEL_0, LABEL_1",
+        ),
         ("translation", [], "legal here are causal and masked language models"),
     ],
 )

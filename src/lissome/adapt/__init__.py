@@ -2,7 +2,7 @@
 
 from lissome.adapt.adapted import Adapted
 from lissome.adapt.choice import RankChoice
-from lissome.adapt.forms import lora, lora_xs, pissa, singular_values, svd, tucker
+from lissome.adapt.forms import adalora, lora, lora_xs, pissa, singular_values, svd, tucker
 from lissome.adapt.methods import METHODS, Method, adapt, large, reinitialize
 from lissome.adapt.ranks import compensated, select_ranks, smoothed
 from lissome.adapt.reach import reach
@@ -18,6 +18,7 @@ __all__ = [
     "RankChoice",
     "Stack",
     "Tucker",
+    "adalora",
     "adapt",
     "compensated",
     "large",

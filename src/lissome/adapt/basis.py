@@ -43,6 +43,12 @@ def unturned(r: int, device: torch.device | None = None) -> Rotation:
     return Rotation(eye, eye)
 
 
+def among(X: Rotation, terms: Tensor, r: int) -> Rotation:
+    """Return the change of basis of r terms that turns some of them, by indices, among themselves."""
+    whole = unturned(r, X.forth.device)
+    return Rotation(*(eye.index_put((terms[:, None], terms), part) for eye, part in zip(whole, X, strict=True)))
+
+
 def rotation(B: Tensor, A: Tensor, *, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Rotation:
     """Return the change of basis of B A.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lissome._errors import UsageError, unknown
 from lissome.adapt.adapted import Adapted, match
-from lissome.adapt.forms import lora, lora_xs, pissa, svd
+from lissome.adapt.forms import adalora, lora, lora_xs, pissa, svd
 from lissome.adapt.tucker import Tucker
 
 Rule = str | Callable[[Tensor], Tucker]
@@ -41,6 +41,7 @@ class Method:
 FORMS: dict[str, Callable[[Tensor, int | None, torch.Generator | None], Tucker]] = {
     "svd": lambda weight, rank, generator: svd(weight, rank),
     "lora": lambda weight, rank, generator: lora(weight, _given(rank), generator=_drawn(generator, "lora")),
+    "adalora": lambda weight, rank, generator: adalora(weight, _given(rank), generator=_drawn(generator, "adalora")),
     "lora-xs": lambda weight, rank, generator: lora_xs(weight, _given(rank)),
     "pissa": lambda weight, rank, generator: pissa(weight, _given(rank)),
 }

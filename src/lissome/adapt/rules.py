@@ -286,7 +286,9 @@ def _neighbours(terms: Terms, kept: Mask) -> Iterator[Mask]:
 
 def _descended(terms: Terms, kept: Mask, loss: Callable[[Mask], float]) -> Mask:
     """Make the first exchange that lowers the loss, until none does."""
-    while (lower := next((near for near in _neighbours(terms, kept) if loss(near) < _less(loss(kept))), None)) is not None:
+    while (
+        lower := next((near for near in _neighbours(terms, kept) if loss(near) < _less(loss(kept))), None)
+    ) is not None:
         kept = lower
     return kept
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lissome._errors import UsageError
 from lissome.adapt import Adapted
-from lissome.adapt.basis import unturned
+from lissome.adapt.basis import Rotation, rotated, unturned
 from lissome.allocation.terms import AdaptedTerms, Terms
 
 Parts = dict[str, list[tuple[nn.Parameter, int]]]
@@ -36,6 +36,10 @@ class Gated(Protocol):
 
     def put(self, at_work: Mapping[str, Tensor]) -> None:
         """Say which terms are at work."""
+        ...
+
+    def turn(self, rotations: Mapping[str, Rotation]) -> None:
+        """Write B X and X^-1 A where both are trained, and leave other layers."""
         ...
 
 
@@ -86,6 +90,15 @@ class GatedForms:
         """Set the gates to 1 and 0."""
         for path, form in self.forms.items():
             form.gates.copy_(at_work[path])
+
+    def turn(self, rotations: Mapping[str, Rotation]) -> None:
+        """Turn the forms whose factors are trained; those of others are what their method holds fast."""
+        with torch.no_grad(), opened(self):
+            for path, form in self.forms.items():
+                if {"factor0", "factor1"} <= set(form.trained):
+                    new = rotated(form, rotations[path])
+                    for name, part in form.named_parameters(recurse=False):
+                        part.copy_(getattr(new, name))
 
     def finished(self) -> Adapted:
         """Return a model of the terms at work alone."""

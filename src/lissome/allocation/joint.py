@@ -6,7 +6,8 @@ moved to where all terms are at work, by the quadratic model itself,
     b at 1  =  b at g0 + A (1 - g0)
 
 so that a term out of work can be weighed against one at work, and may come back. In between, terms out of work keep
-their weights and what the optimizer holds of them.
+their weights and what the optimizer holds of them. With a basis, the terms at work are turned among themselves before
+each choice; what optimizers hold of the old ones means nothing then, and they begin anew.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from lissome._errors import UsageError, unknown
 from lissome._types import Objective
 from lissome.adapt import RULES, Adapted
-from lissome.adapt.basis import unturned
+from lissome.adapt.basis import BASES, unturned
 from lissome.adapt.ranks import select_ranks, smoothed
 from lissome.allocation.gated import Frozen, Gated, GatedForms, opened
 from lissome.allocation.gates import Gates, measuring
+from lissome.allocation.moments import rotations
 from lissome.allocation.schedule import Schedule
 from lissome.calculus import quadratic
 from lissome.calculus.quadratic import LIMIT
@@ -40,6 +42,8 @@ class JointRanks:
         schedule: when, and how many stay.
         rule: a name in `adapt.RULES`.
         regrow: whether a term may come back; else a cut is final.
+        basis: into which terms at work are turned before a choice: `trained` leaves them; see `rotations`.
+        probe: for bases that need one, where the objective has no residual.
         batches: how many fresh ones, at each choice.
         points: n of `objective.sample`.
         least: terms that a layer keeps at least, one number or by layer.
@@ -62,6 +66,8 @@ class JointRanks:
         *,
         rule: str = "reverse",
         regrow: bool = True,
+        basis: str = "trained",
+        probe: Callable[..., Tensor] | None = None,
         batches: int = 2,
         points: int = 1024,
         least: int | Mapping[str, int] = 0,
@@ -71,12 +77,18 @@ class JointRanks:
     ):
         if rule not in RULES:
             raise unknown("rule", rule, RULES)
+        if basis not in BASES:
+            raise unknown("basis", basis, BASES)
+        residual = getattr(objective, "residual", None)
+        if basis in ("whitened", "kronecker") and probe is None and residual is None:
+            raise UsageError(f"the basis '{basis}' needs an objective with a residual, or a probe; or take 'svd'")
         if batches < 1:
             raise UsageError(f"batches is {batches}; legal are 1 and more")
         self.gated: Gated = GatedForms(model) if isinstance(model, Adapted) else model
         self.objective, self.schedule, self.rule, self.regrow = objective, schedule, rule, regrow
         self.batches, self.points, self.least, self.most = batches, points, least, most
         self.limit, self.seed = limit, seed
+        self.basis, self.moments = basis, {"probe": probe} if probe is not None else {"residual": residual}
         self.layers = {layer: len(work) for layer, work in self.gated.at_work().items()}
         if schedule.budget > sum(self.layers.values()):
             raise UsageError(f"budget is {schedule.budget}; legal are 0 to {sum(self.layers.values())}, all terms")
@@ -101,7 +113,10 @@ class JointRanks:
         budget = self.schedule.at(step, len(work))
         if budget == len(work) and bool(work.all()):
             return
-        gradient, blocks, score, gates = self._weigh(step, work)
+        fresh = self._fresh(step)
+        if self.basis != "trained":
+            self._turn(fresh)
+        gradient, blocks, score, gates = self._weigh(fresh, work)
         open_ = torch.ones_like(work) if self.regrow else work
         layers, index = _shared(self.layers, open_), open_.nonzero().flatten()
         choice = select_ranks(
@@ -125,12 +140,23 @@ class JointRanks:
         went, came = int((work & ~now).sum()), int((now & ~work).sum())
         self.history.append({"step": step, "budget": budget, "ranks": ranks, "went": went, "came": came})
 
-    def _weigh(self, step: int, work: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Gates]:
-        """Return b where all terms are at work, A, AdaLoRA's score, and the loss as a function of gates."""
-        terms, generator = self.gated.terms, torch.Generator().manual_seed(self.seed + step)
-        device = next(terms.model.parameters()).device
+    def _fresh(self, step: int) -> list[dict[str, Tensor]]:
+        """Return the batches of a choice."""
+        generator = torch.Generator().manual_seed(self.seed + step)
+        device = next(self.gated.terms.model.parameters()).device
         drawn = [self.objective.sample(generator, self.points) for _ in range(self.batches)]
-        fresh = [{name: value.to(device) for name, value in batch.items()} for batch in drawn]
+        return [{name: value.to(device) for name, value in batch.items()} for batch in drawn]
+
+    def _turn(self, batches: list[dict[str, Tensor]]) -> None:
+        """Turn the terms at work, and let the optimizers begin anew."""
+        work = self.gated.at_work()
+        self.gated.turn(rotations(self.gated.terms, self.basis, batches, turned=work, **self.moments))
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+
+    def _weigh(self, fresh: Sequence[Any], work: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Gates]:
+        """Return b where all terms are at work, A, AdaLoRA's score, and the loss as a function of gates."""
+        terms = self.gated.terms
         with opened(self.gated), measuring(terms.model):
             gates = Gates(terms, self.objective.loss, fresh, {name: unturned(r) for name, r in self.layers.items()})
             like = gates.ones()

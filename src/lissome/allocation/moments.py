@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lissome._errors import UsageError, unknown
-from lissome.adapt.basis import BASES, Rotation, nearest_kronecker, rotation, unturned
+from lissome.adapt.basis import BASES, Rotation, among, nearest_kronecker, rotation, unturned
 from lissome.allocation.gates import measuring
 from lissome.allocation.terms import Tap, Terms
 from lissome.calculus import gauss_newton
@@ -111,6 +111,7 @@ def rotations(
     *,
     residual: Callable[..., Tensor] | None = None,
     probe: Callable[..., Tensor] | None = None,
+    turned: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Rotation]:
     """Return the basis of each layer's terms.
 
@@ -120,6 +121,7 @@ def rotations(
         batches: on which moments are measured.
         residual: (model, batch) -> (M,), see `moments.by_residual`.
         probe: (model, batch) -> scalar, see `moments.by_listening`.
+        turned: layer -> (r,) bool, the terms that are turned among themselves; None is all.
 
     Raises:
         UsageError: an unknown basis, one that needs a residual or a probe and got none, or untrained terms.
@@ -140,8 +142,14 @@ def rotations(
             )
     found = {}
     for layer, (B, A) in halves.items():
-        M, K = moments.get(layer, (None, None))
-        found[layer] = rotation(B, A, inputs=M, outputs=K if basis == "kronecker" else None)
+        r, (M, K) = len(A), moments.get(layer, (None, None))
+        at = torch.arange(r, device=A.device) if turned is None else turned[layer].nonzero().flatten().to(A.device)
+        inputs, outputs = (
+            None if each is None else each[at][:, at] for each in (M, K if basis == "kronecker" else None)
+        )
+        found[layer] = (
+            among(rotation(B[:, at], A[at], inputs=inputs, outputs=outputs), at, r) if len(at) else unturned(r)
+        )
     return found
 
 

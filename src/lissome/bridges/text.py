@@ -166,7 +166,9 @@ def _folder(place: str | Path, file: str, what: str) -> Path:
 def _check_whole(base: Path, missing: Collection[str], saved: Collection[str]) -> None:
     """Refuse a base with weights that neither folder holds: transformers would draw them at random."""
     if lost := sorted(name for name in missing if WITHIN + name not in saved):
-        raise UsageError(f"'{base}' lacks weights of its model, {len(lost)} of them, such as {lost[0]}; save the whole model")
+        raise UsageError(
+            f"'{base}' lacks weights of its model, {len(lost)} of them, such as {lost[0]}; save the whole model"
+        )
 
 
 def _check_own(base: Path, own: Path, saved: Collection[str], adapted: Any) -> None:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from lissome._errors import RunError, UsageError
 from lissome._files import write
-from lissome.adapt.basis import unturned
+from lissome.adapt.basis import Rotation, unturned
 from lissome.allocation import JointRanks, Schedule
-from lissome.allocation.gated import Parts
+from lissome.allocation.gated import Parts, opened
 from lissome.bridges.peft import PeftTerms, own_loss
 
 try:
@@ -62,6 +62,13 @@ class GatedLora:
             kept[:, gone], B.data[:, back] = B.detach()[:, gone], kept[:, back]
             B.data[:, gone] = 0
             self.work[path] = now.clone()
+
+    def turn(self, rotations: Mapping[str, Rotation]) -> None:
+        """Turn the layers of which both factors are trained."""
+        trained = {path: B.requires_grad and A.requires_grad for path, (B, A) in self.terms.weights().items()}
+        sizes = self.terms.sizes()
+        with opened(self):
+            self.terms.write({path: X if trained[path] else unturned(sizes[path]) for path, X in rotations.items()})
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint of the model does not hold."""
@@ -120,7 +127,7 @@ class RankCallback(TrainerCallback):
         adapter: its name; None is the active one.
         batches_each: how many of them, at each choice.
         least: terms that a layer keeps at least, one number or by layer.
-        options: `rule`, `regrow` and the others of `allocation.JointRanks`.
+        options: `rule`, `regrow` (off here if not given) and the others of `allocation.JointRanks`.
 
     Example:
         callback = RankCallback(model, batches, Schedule(budget=64, steps=1000))
@@ -145,6 +152,8 @@ class RankCallback(TrainerCallback):
         self.gated = GatedLora(model, adapter)
         pool = _Pool(batches, loss or own_loss)
         least = self.gated.terms.least(least)
+        # final cuts: on language models terms that come back cost more than they brought
+        options = {"regrow": False} | options
         self.joint = JointRanks(self.gated, pool, schedule, batches=batches_each, least=least, **options)
 
     @property

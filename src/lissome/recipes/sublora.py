@@ -21,7 +21,7 @@ from lissome.adapt.basis import BASES
 from lissome.recipes import sublora_text
 from lissome.recipes.paper import Cell, Paper, ReplicateSettings, Row, Tick
 from lissome.recipes.sublora_claims import claims
-from lissome.recipes.sublora_names import FAMILIES, LANGUAGE_WAYS, PINN_WAYS, START, STATES
+from lissome.recipes.sublora_names import CONVERGED, FAMILIES, LANGUAGE_WAYS, LORA, PAPERS, PINN_WAYS, START, STATES
 from lissome.recipes.sublora_report import drawings, tables
 
 # the language part needs packages that may not be there
@@ -44,7 +44,9 @@ def cells(settings: ReplicateSettings) -> list[Cell]:
     found = []
     for seed in range(1 if settings.quick else settings.seeds or SEEDS):
         for family in list(FAMILIES)[:1] if settings.quick else FAMILIES:
-            found += _chain("pinn", f"{family}, seed {seed}", {"family": family, "seed": seed}, settings.quick)
+            for form in (PAPERS, LORA):
+                shared = {"family": family, "form": form, "seed": seed}
+                found += _chain("pinn", f"{family}, {form}, seed {seed}", shared, settings.quick)
         if there:
             shared = {"data": settings.data, "seed": seed}
             found += _chain("language", f"language, seed {seed}", shared, settings.quick)
@@ -55,6 +57,8 @@ def _chain(part: str, name: str, shared: Row, quick: bool) -> list[Cell]:
     """Return a start, and after it a cell for each basis (and state) and for each way to choose during training."""
     same, first = {"part": part, "quick": quick} | shared, f"{name}, {START}"
     states, ways = (STATES, PINN_WAYS) if part == "pinn" else (("cut",), LANGUAGE_WAYS)
+    if shared.get("form") == LORA:  # beside the paper's form, where it matters
+        states, ways = (CONVERGED,), ()
     bases = QUICK_BASES if quick else BASES
     cuts = [(f"{state}, {basis}", {"label": state, "basis": basis}) for state in states for basis in bases]
     joint = [(f"joint, {way}", {"label": way}) for way in (ways[:1] if quick else ways)]
@@ -71,7 +75,7 @@ PAPER = Paper(
     arxiv="2507.01841",
     title="SubLoRA: the ranks of each layer from the curvature of the loss",
     symbols={
-        "W_l = W_l0 + P_l diag(s_l) Q_l": "adapt(network, 'lora'), a LoRA of peft: `allocation.Terms`",
+        "W_l = W_l0 + P_l diag(s_l) Q_l": "adapt.adalora, lora, a LoRA of peft: `allocation.Terms`",
         "g, b = dL/dg, A = d2L/dg2": "allocation.Gates, Weighed.expansion",
         "projection and greedy choice": "select_ranks(b, A, budget, rule='sublora')",
         "AdaLoRA's score": "adapt.smoothed(gradients over mini-batches), rule 'adalora'",
@@ -83,12 +87,14 @@ PAPER = Paper(
     tables=tables,
     drawings=drawings,
     notes=(
-        "PINNs: 3 hidden layers of 32, float64, LoRAs of rank 8 on both hidden matrices that alone are trained, 128 "
-        "points inside and 32 on each edge, fixed. Unconverged is 300 steps of Adam, converged 60 times 20 iterations "
-        "of L-BFGS more. Losses after the cut are those of the points that were trained on.",
+        "PINNs: 3 hidden layers of 32, float64, P diag(s) Q of rank 8 on both hidden matrices, all of it and nothing "
+        "else trained, from s = 0 and orthonormal P and Q; beside it a LoRA B A from B = 0. 128 points inside and 32 "
+        "on each edge, fixed. Unconverged is 300 steps of Adam, converged 60 times 20 iterations of L-BFGS more.",
+        "Losses after the cut are those of the points that were trained on.",
         "Rules and basis see the same points as eight mini-batches, from which AdaLoRA's score is smoothed.",
         "During training points are fresh in each step, Adam for 1,000 steps, 16 terms to 8 on AdaLoRA's cubic "
-        "schedule; no change of basis there.",
+        "schedule. Turned: into the Kronecker-factored basis before each choice, after which the optimizer begins "
+        "anew; half the rank with an optimizer that begins anew at the same steps stands beside it.",
         "Language model: a Llama of bytes, 2 layers of 64, LoRAs of rank 8 on q, v, up and down, 64 terms to 32; the "
         "last tenth of the second text is held out. AdaLoRA of peft has the same schedule and steps, at the LoRAs' "
         "rate and at three times it.",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from lissome.adapt.basis import BASES
 from lissome.recipes.paper import Claim, Ratio, Row, Spread, spread
-from lissome.recipes.sublora_names import ADALORA, CONVERGED, EARLY, FASTER, HALF, LONGER
+from lissome.recipes.sublora_names import ADALORA, ANEW, CONVERGED, EARLY, FASTER, FINAL, HALF, LONGER, LORA, TURNED
 from lissome.recipes.sublora_report import of
 
 Take = Callable[[Row], float]
@@ -16,6 +16,8 @@ Take = Callable[[Row], float]
 def claims(rows: Sequence[Row]) -> list[Claim]:
     """Return what the paper says of its rule, and what is said of rules and bases here."""
     rows = [row for row in rows if not row["quick"]]
+    loras = [row for row in rows if row.get("form") == LORA]
+    rows = [row for row in rows if row.get("form") != LORA]
     late, early = (of(rows, "pinn cut", label=state, basis="trained") for state in (CONVERGED, EARLY))
     sublora, first, ada, reverse = (_rule(name) for name in ("sublora", "first_order", "adalora", "reverse"))
     after, worst = "loss after the cut", "the worst run"
@@ -33,6 +35,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
               spread(_ratios(early, first, sublora)), least=1.5),
         *_beside_the_best(late, "as trained"),
         *_beside_the_best(of(rows, "pinn cut", label=CONVERGED, basis="kronecker"), "in the Kronecker-factored basis"),
+        *_beside_the_best(of(loras, "pinn cut", label=CONVERGED, basis="trained"), "in a LoRA's terms as trained"),
         *[Claim(f"the {basis} basis is at least 20 times below the terms as trained", "here",
                 f"{after} by reverse, {basis} / as trained",
                 spread(_between(rows, basis, reverse, **trained)), most=0.05) for basis in BASES[1:]],
@@ -80,6 +83,14 @@ def _while_training(rows: Sequence[Row]) -> list[Claim]:
               f"{what} reverse / reverse with final cuts", compare("reverse", "reverse, cuts final"), most=1.0),
         Claim("ranks chosen during training beat half the rank from the start", "here",
               f"{what} reverse / half the rank", compare("reverse", HALF), most=0.99),
+        Claim("terms turned before each choice end lower than those as trained", "here",
+              f"{what} reverse with final cuts, turned / as trained",
+              compare(f"reverse{TURNED}", f"reverse{FINAL}"), most=0.99),
+        Claim("so chosen, ranks beat half the rank from the start", "here",
+              f"{what} reverse with final cuts, turned / half the rank", compare(f"reverse{TURNED}", HALF), most=0.99),
+        Claim("and half the rank whose optimizer begins anew as often", "here",
+              f"{what} reverse with final cuts, turned / half the rank, the optimizer anew",
+              compare(f"reverse{TURNED}", ANEW), most=0.99),
     ]  # fmt: skip
 
 
@@ -130,6 +141,13 @@ def _language(rows: Sequence[Row]) -> list[Claim]:
               most=1.0),
         Claim("on the language model ranks chosen during training beat half the rank from the start", "here",
               f"{what} reverse / half the rank", compare("reverse", HALF), most=0.99),
+        *[Claim(f"on the language model, terms turned before each choice end lower than those as trained, by {rule}",
+                "here", f"{what} {rule} with final cuts, turned / as trained",
+                compare(f"{rule}{TURNED}", f"{rule}{FINAL}"), most=0.99) for rule in ("reverse", "adalora")],
+        *[Claim(f"on the language model, AdaLoRA's rule on turned terms beats {said}", "here",
+                f"{what} adalora with final cuts, turned / {said}", compare(f"adalora{TURNED}", *ways), most=0.99)
+          for said, ways in (("half the rank from the start", [HALF]), (ANEW, [ANEW]),
+                             ("peft's AdaLoRA, the better of two rates", [ADALORA, FASTER]))],
     ]  # fmt: skip
 
 

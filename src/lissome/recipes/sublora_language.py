@@ -27,7 +27,8 @@ from lissome.bridges.labels import own_loss, sampled_likelihood
 from lissome.bridges.peft import PeftRanks, PeftTerms, cut_adapter_
 from lissome.bridges.trainer import GatedLora
 from lissome.recipes.paper import Row, Tick
-from lissome.recipes.sublora_names import FASTER, HALF, JOINT, LONGER, START
+from lissome.recipes.sublora_control import Anew
+from lissome.recipes.sublora_names import ANEW, FASTER, HALF, JOINT, LONGER, START
 from lissome.recipes.sublora_text import HELD, texts
 
 try:
@@ -40,6 +41,7 @@ RULES = ("reverse", "sublora", "swap", "diagonal", "first_order", "adalora", "ma
 FREED = ("reverse", "sublora", "adalora")  # of which a compensated choice is measured too
 RETUNED = ("reverse", "adalora", "magnitude")
 TARGETS = ["q_proj", "v_proj", "up_proj", "down_proj"]
+LAYERS = 2
 RATE = 1e-2
 
 
@@ -142,7 +144,7 @@ def _llama(seed: int, sizes: Sizes) -> Any:
         vocab_size=256,
         hidden_size=sizes.hidden,
         intermediate_size=2 * sizes.hidden,
-        num_hidden_layers=2,
+        num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=sizes.length,
@@ -176,7 +178,7 @@ def _train(
         seed: of the rows.
         rate: at the start.
         after: called with the step after each one, before gradients are cleared.
-        watch: a `JointRanks`.
+        watch: a `JointRanks`, or an `Anew`.
     """
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
     course = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -255,15 +257,28 @@ def _joint(home: Path, train: Text, judge: Any, label: str, seed: int, sizes: Si
     """Train a LoRA that ends with half of the terms, in as many steps as the whole one had."""
     base = _kept(_llama(seed, sizes), home / "base.safetensors")
     history = list[Row]()
-    if label in (HALF, LONGER):
+    schedule = Schedule(sizes.rank // 2 * len(TARGETS) * LAYERS, steps=sizes.adapt)
+    if label in (HALF, ANEW, LONGER):
         model = _lora(base, seed, sizes.rank // 2)
-        _train(model, train, sizes.adapt + (sizes.retune if label == LONGER else 0), seed)
+        watch = Anew(schedule) if label == ANEW else None
+        _train(model, train, sizes.adapt + (sizes.retune if label == LONGER else 0), seed, watch=watch)
     elif label in JOINT:
-        rule, regrow = JOINT[label]
+        rule, regrow, basis = JOINT[label]
         model = _lora(base, seed, sizes.rank)
         gated = GatedLora(model)
-        schedule = Schedule(gated.terms.count // 2, steps=sizes.adapt)
-        watch = JointRanks(gated, train, schedule, rule=rule, regrow=regrow, points=sizes.rows // 2, seed=seed)
+        generator = torch.Generator().manual_seed(5_000 + seed)
+        watch = JointRanks(
+            gated,
+            train,
+            schedule,
+            rule=rule,
+            regrow=regrow,
+            basis=basis,
+            probe=lambda net, batch: sampled_likelihood(net, batch, generator),
+            batches=sizes.weighed,
+            points=sizes.rows // 2,
+            seed=seed,
+        )
         _train(model, train, sizes.adapt, seed, watch=watch)
         model, history = gated.finish_(), watch.history
     else:

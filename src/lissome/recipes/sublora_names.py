@@ -9,17 +9,17 @@ FAMILIES = {"heat": ("kappa", 0.05, 0.2), "burgers": ("nu", 0.016, 0.064)}
 START = "start"
 CONVERGED, EARLY = "converged", "unconverged"
 STATES = (CONVERGED, EARLY)
+FINAL, TURNED = ", cuts final", ", cuts final, turned"
 HALF = "half the rank from the start"
 LONGER = "half the rank, for the steps of retuning too"
 ADALORA, FASTER = "AdaLoRA of peft", "AdaLoRA of peft, 3 times the rate"
-JOINT = {  # way -> rule, whether terms may come back
-    "reverse": ("reverse", True),
-    "reverse, cuts final": ("reverse", False),
-    "sublora": ("sublora", True),
-    "sublora, cuts final": ("sublora", False),
-    "adalora": ("adalora", True),
-    "adalora, cuts final": ("adalora", False),
+ANEW = "half the rank, the optimizer anew as often"
+PAPERS, LORA = "adalora", "lora"  # P diag(s) Q with s = 0 at the start, and B A with B = 0
+JOINT = {  # way -> rule, whether terms may come back, basis
+    f"{rule}{said}": (rule, regrow, basis)
+    for rule in ("reverse", "sublora", "adalora")
+    for said, regrow, basis in (("", True, "trained"), (FINAL, False, "trained"), (TURNED, False, "kronecker"))
 }
-PINN_WAYS = (*JOINT, HALF)
-LANGUAGE_WAYS = ("reverse", "reverse, cuts final", "sublora", "adalora", ADALORA, FASTER, HALF, LONGER)
+PINN_WAYS = (*JOINT, HALF, ANEW)
+LANGUAGE_WAYS = (*JOINT, ADALORA, FASTER, HALF, ANEW, LONGER)
 SAID = {basis: "as trained" if basis == "trained" else basis for basis in BASES}

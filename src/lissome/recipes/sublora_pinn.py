@@ -21,16 +21,18 @@ from torch import Tensor, nn
 
 from lissome._errors import RunError
 from lissome._files import write
-from lissome.adapt import RULES, Adapted, adapt
+from lissome.adapt import RULES, Adapted, adalora, large, lora
 from lissome.adapt.choice import RankChoice
 from lissome.allocation import AdaptedTerms, Allocation, Gates, JointRanks, Schedule, Weighed, measuring, weigh
 from lissome.models import MLP
 from lissome.optim import Budget, Group, Method, fit
 from lissome.pde import Problem, load_family
 from lissome.recipes.paper import Row, Tick
-from lissome.recipes.sublora_names import CONVERGED, EARLY, FAMILIES, HALF, JOINT, START, STATES
+from lissome.recipes.sublora_control import Anew
+from lissome.recipes.sublora_names import ANEW, CONVERGED, EARLY, FAMILIES, JOINT, LORA, PAPERS, START, STATES
 
 PARTS = 8  # mini-batches of the fixed points, from which AdaLoRA's score is smoothed
+MADE = {PAPERS: adalora, LORA: lora}
 NEVER = 10**9  # steps between evaluations
 
 
@@ -40,7 +42,7 @@ class Sizes:
 
     Attributes:
         width: of the network, with three hidden layers.
-        rank: of each of the two LoRAs; half of all terms are cut.
+        rank: of each of the two forms; half of all terms are cut.
         points: interior, boundary, initial.
         base: steps by Adam and by L-BFGS for the first member.
         early: steps by Adam, after which training is not converged.
@@ -92,41 +94,59 @@ class Watched:
         return self.problem.evaluate(model)
 
 
-def run(tick: Tick, place: Path, *, family: str, seed: int, quick: bool, label: str, basis: str = "") -> Row:
+def run(tick: Tick, place: Path, *, family: str, form: str, seed: int, quick: bool, label: str, basis: str = "") -> Row:
     """Run one cell: the start, a state with a basis, or a way to choose during training.
 
     Raises:
         RunError: the cell that this one follows has left nothing.
     """
     begun, sizes = time.process_time(), QUICK if quick else FULL
-    home = place / f"pinn-{family}-{seed}"
-    own = {"family": family, "seed": seed, "quick": quick, "label": label}
+    home = place / f"pinn-{family}-{form}-{seed}"
+    own = {"family": family, "form": form, "seed": seed, "quick": quick, "label": label}
+    start = Start(tick, home, family, form, seed, sizes)
     if label == START:
-        found = {"part": "pinn start"} | _start(tick, home, family, seed, sizes)
+        found = {"part": "pinn start"} | _start(start)
     elif label in STATES:
-        found = {"part": "pinn cut", "basis": basis} | _cut(tick, home, family, seed, sizes, label, basis)
+        found = {"part": "pinn cut", "basis": basis} | _cut(start, label, basis)
     else:
-        found = {"part": "pinn joint"} | _joint(tick, home, family, seed, sizes, label)
+        found = {"part": "pinn joint"} | _joint(start, label)
     return own | found | {"cpu": time.process_time() - begun}
 
 
-def _problem(family: str, seed: int, sizes: Sizes, *, target: bool) -> Problem:
-    name, near, far = FAMILIES[family]
-    given: dict[str, Any] = {name: far if target else near}
-    interior, boundary, initial = sizes.points
-    points = {"interior": interior, "boundary": boundary, "initial": initial}
-    return Problem(load_family(family)(**given), points=points, seed=seed)
+@dataclass(frozen=True)
+class Start:
+    """Where a chain of cells begins: two members of a family, a network for one, forms on it for the other."""
 
+    tick: Tick
+    home: Path
+    family: str
+    form: str
+    seed: int
+    sizes: Sizes
 
-def _network(problem: Problem, seed: int, sizes: Sizes) -> MLP:
-    generator = torch.Generator().manual_seed(seed)
-    return MLP(problem.inputs, width=sizes.width, depth=3, offset=problem.offset, generator=generator).double()
+    def problem(self, *, target: bool) -> Problem:
+        """Return the member that the network is trained for, or the one that it is adapted to."""
+        name, near, far = FAMILIES[self.family]
+        given: dict[str, Any] = {name: far if target else near}
+        interior, boundary, initial = self.sizes.points
+        points = {"interior": interior, "boundary": boundary, "initial": initial}
+        return Problem(load_family(self.family)(**given), points=points, seed=self.seed)
 
+    def network(self, problem: Problem) -> MLP:
+        """Return an untrained network."""
+        generator = torch.Generator().manual_seed(self.seed)
+        width = self.sizes.width
+        return MLP(problem.inputs, width=width, depth=3, offset=problem.offset, generator=generator).double()
 
-def _lora(network: nn.Module, seed: int, rank: int) -> Adapted:
-    """Return the network with LoRAs that alone are trained."""
-    generator = torch.Generator().manual_seed(1_000 + seed)
-    return adapt(network, "lora", rank=rank, small=False, generator=generator)
+    def base(self, problem: Problem) -> MLP:
+        """Return the network as it was trained and kept."""
+        return _kept(self.network(problem), self.home / "base.safetensors")
+
+    def adapted(self, network: nn.Module, rank: int) -> Adapted:
+        """Return the network with forms on its hidden matrices, which alone are trained."""
+        generator = torch.Generator().manual_seed(1_000 + self.seed)
+        weights = {path: network.get_parameter(path) for path in large(network)}
+        return Adapted(network, {path: MADE[self.form](W, rank, generator=generator) for path, W in weights.items()})
 
 
 def _fixed(problem: Problem, seed: int) -> dict[str, Tensor]:
@@ -155,27 +175,26 @@ def _kept(model: nn.Module, path: Path) -> Any:
     return model
 
 
-def _start(tick: Tick, home: Path, family: str, seed: int, sizes: Sizes) -> Row:
+def _start(at: Start) -> Row:
     """Train for the first member, then adapt to the second: early by Adam, late by L-BFGS."""
-    near, far = (_problem(family, seed, sizes, target=target) for target in (False, True))
-    network = _network(near, seed, sizes)
-    _fit(network, Watched(near, tick), dict(zip(("adam", "lbfgs"), sizes.base, strict=True)), seed)
-    _keep(network, home / "base.safetensors")
-    model, objective = _lora(network, seed, sizes.rank), Watched(far, tick, _fixed(far, seed))
+    near, far = (at.problem(target=target) for target in (False, True))
+    network = at.network(near)
+    _fit(network, Watched(near, at.tick), dict(zip(("adam", "lbfgs"), at.sizes.base, strict=True)), at.seed)
+    _keep(network, at.home / "base.safetensors")
+    model, objective = at.adapted(network, at.sizes.rank), Watched(far, at.tick, _fixed(far, at.seed))
     untouched = float(objective.loss(model, objective.fixed).detach())
     losses = {"adapted from": untouched}
-    for state, phases in ((EARLY, {"adam": sizes.early}), (CONVERGED, {"lbfgs": sizes.late})):
-        losses[state] = _fit(model, objective, phases, seed)
-        _keep(model, home / f"{state}.safetensors")
+    for state, phases in ((EARLY, {"adam": at.sizes.early}), (CONVERGED, {"lbfgs": at.sizes.late})):
+        losses[state] = _fit(model, objective, phases, at.seed)
+        _keep(model, at.home / f"{state}.safetensors")
     return {"base": near.evaluate(network), "adapted": far.evaluate(model), "losses": losses}
 
 
-def _cut(tick: Tick, home: Path, family: str, seed: int, sizes: Sizes, state: str, basis: str) -> Row:
+def _cut(at: Start, state: str, basis: str) -> Row:
     """Measure all sets, and those that the rules choose; train on what is left."""
-    far = _problem(family, seed, sizes, target=True)
-    objective = Watched(far, tick, _fixed(far, seed))
-    network = _kept(_network(far, seed, sizes), home / "base.safetensors")
-    model = _kept(_lora(network, seed, sizes.rank), home / f"{state}.safetensors")
+    far, seed, sizes = at.problem(target=True), at.seed, at.sizes
+    objective = Watched(far, at.tick, _fixed(far, seed))
+    model = _kept(at.adapted(at.base(far), sizes.rank), at.home / f"{state}.safetensors")
     parts = [{name: rows[k::PARTS] for name, rows in objective.fixed.items()} for k in range(PARTS)]
     terms = AdaptedTerms(model)
     weighed = weigh(terms, objective.loss, parts, basis=basis, residual=objective.residual)
@@ -242,18 +261,16 @@ def _retuned(terms: AdaptedTerms, chosen: Allocation, objective: Watched, sizes:
     return _fit(model, objective, {"lbfgs": sizes.retune}, seed)
 
 
-def _joint(tick: Tick, home: Path, family: str, seed: int, sizes: Sizes, label: str) -> Row:
+def _joint(at: Start, label: str) -> Row:
     """Train with terms chosen on the way, or with half of the rank from the start; all by Adam on fresh points."""
-    far = _problem(family, seed, sizes, target=True)
-    network = _kept(_network(far, seed, sizes), home / "base.safetensors")
-    half = label == HALF
-    model = _lora(network, seed, sizes.rank // 2 if half else sizes.rank)
-    objective, watch = Watched(far, tick), None
-    if not half:
-        rule, regrow = JOINT[label]
-        schedule = Schedule(sizes.rank, steps=sizes.joint)  # of twice as many terms
-        watch = JointRanks(model, objective, schedule, rule=rule, regrow=regrow, seed=seed)
-    _fit(model, objective, {"adam": sizes.joint}, seed, on_step=watch)
+    far, sizes, whole = at.problem(target=True), at.sizes, label in JOINT
+    model = at.adapted(at.base(far), sizes.rank if whole else sizes.rank // 2)
+    objective, watch = Watched(far, at.tick), None
+    schedule = Schedule(sizes.rank, steps=sizes.joint)  # of twice as many terms
+    if whole:
+        rule, regrow, basis = JOINT[label]
+        watch = JointRanks(model, objective, schedule, rule=rule, regrow=regrow, basis=basis, seed=at.seed)
+    _fit(model, objective, {"adam": sizes.joint}, at.seed, on_step=Anew(schedule) if label == ANEW else watch)
     history = [] if watch is None else watch.history
     return {
         "figures": far.evaluate(model if watch is None else watch.gated.finished()),  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lissome.adapt import RULES
 from lissome.recipes.paper import Drawn, Row, Sheet
-from lissome.recipes.sublora_names import CONVERGED, LANGUAGE_WAYS, PINN_WAYS, SAID, STATES
+from lissome.recipes.sublora_names import CONVERGED, LANGUAGE_WAYS, PAPERS, PINN_WAYS, SAID, STATES
 from lissome.report.drawing import blank, legend, logarithmic, palette, plain
 from lissome.report.numerals import ABSENT, quantity
 
@@ -26,11 +26,21 @@ def of(rows: Sequence[Row], part: str, **wanted: object) -> list[Row]:
 def tables(rows: Sequence[Row]) -> list[Sheet]:
     """Return rules beside the best set, bases, and the ways during training; then the same of the language model."""
     sheets = []
-    for family in dict.fromkeys(row["family"] for row in of(rows, "pinn cut")):
-        mine = [row for row in rows if row.get("family") == family]
-        sheets += [_rules(mine, family, state) for state in STATES if of(mine, "pinn cut", label=state)]
-        sheets += [_bases(mine, family), _ways(mine, family)]
+    for name, mine in _groups(rows):
+        sheets += [_rules(mine, name, state) for state in STATES if of(mine, "pinn cut", label=state)]
+        sheets += [_bases(mine, name)]
+        sheets += [_ways(mine, name)] if of(mine, "pinn joint") else []
     return sheets + (_language(rows) if of(rows, "language start") else [])
+
+
+def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Return the rows of each family and form, and how they are called; the paper's form goes without saying."""
+    cut = dict.fromkeys((row["family"], row["form"]) for row in of(rows, "pinn cut"))
+    return [
+        (family if form == PAPERS else f"{family}, a LoRA",
+         [row for row in rows if (row.get("family"), row.get("form")) == (family, form)])
+        for family, form in cut
+    ]  # fmt: skip
 
 
 def _rules(rows: Sequence[Row], family: str, state: str) -> Sheet:
@@ -127,8 +137,7 @@ def _plain(values: Sequence[float]) -> str:
 def drawings(rows: Sequence[Row]) -> list[Drawn]:
     """Return rules beside the best set, losses by basis, and the language model's perplexity by rule and basis."""
     drawn = []
-    for family in dict.fromkeys(row["family"] for row in of(rows, "pinn cut")):
-        mine = [row for row in rows if row.get("family") == family]
+    for family, mine in _groups(rows):
         by_rule = {
             f"{state}, {SAID[basis]}": {
                 rule: [
@@ -140,7 +149,8 @@ def drawings(rows: Sequence[Row]) -> list[Drawn]:
             for state, basis in ((CONVERGED, "trained"), ("unconverged", "trained"), (CONVERGED, "kronecker"))
         }
         caption = f"{family}: loss after the cut over that of the best of all sets, a dot for each seed"
-        drawn.append(Drawn(f"{family}-rules", dots(by_rule, "loss over the best set's"), caption))
+        file = family.replace(", a ", "-").lower()
+        drawn.append(Drawn(f"{file}-rules", dots(by_rule, "loss over the best set's"), caption))
         by_basis = {
             name: {said: take(of(mine, "pinn cut", label=CONVERGED, basis=basis)) for basis, said in SAID.items()}
             for name, take in (
@@ -150,7 +160,7 @@ def drawings(rows: Sequence[Row]) -> list[Drawn]:
             )
         }
         caption = f"{family}, converged: the loss after half of the terms were cut, by basis"
-        drawn.append(Drawn(f"{family}-bases", dots(by_basis, "loss after the cut"), caption))
+        drawn.append(Drawn(f"{file}-bases", dots(by_basis, "loss after the cut"), caption))
     cut = of(rows, "language cut")
     if cut:
         rules = list(cut[0]["rules"])
