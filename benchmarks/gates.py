@@ -124,4 +124,5 @@ BENCHMARK = Benchmark(
         Cell("heat, width 64, 1,000 points", functools.partial(equation, 64, 1000), ALONE, rounds=3, targets=WITHIN),
     ),
     ("wanted: at most 1.5 times the 256 products one by one", "`one by one`: gates by hooks, autograd.grad for each"),
+    rooms=("adapt", "allocation", "bridges", "calculus"),
 )

@@ -94,4 +94,5 @@ BENCHMARK = Benchmark(
         "`layers` are of 16 terms, each with 7 to 9 kept; `one layer` has no bounds",
         "`rows alone` is the floor: the rows of A that a rule has to read",
     ),
+    rooms=("adapt",),
 )

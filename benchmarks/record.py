@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-import lissome.calculus
+import lissome
 from benchmarks.race import Times, ratio
 from benchmarks.registry import Benchmark, Cell
 
@@ -50,11 +50,10 @@ def commit() -> str | None:
 
 def source(benchmark: Benchmark) -> str:
     """Return a digest of the code that is timed: a cell of other code is run again."""
-    folder = pathlib.Path(lissome.calculus.__file__).parent
+    home = pathlib.Path(lissome.__file__).parent
     module = pathlib.Path(__file__).parent / f"{benchmark.name.replace('-', '_')}.py"
-    return hashlib.sha256(b"".join(path.read_bytes() for path in [*sorted(folder.glob("*.py")), module])).hexdigest()[
-        :16
-    ]
+    files = [path for room in benchmark.rooms for path in sorted((home / room).glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in [*files, module])).hexdigest()[:16]
 
 
 def summary(cell: Cell, times: Times, load: tuple[float, float]) -> dict[str, Any]:

@@ -47,12 +47,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Cells under one name; `notes` go into the results as they are."""
+    """Cells under one name; `notes` go into the results as they are.
+
+    Args:
+        name: of its file of results.
+        title: one line.
+        cells: the races.
+        notes: what has to be known to read them.
+        rooms: packages of the library whose code is timed.
+    """
 
     name: str
     title: str
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = ()
+    rooms: tuple[str, ...] = ("calculus",)
 
 
 class DisagreementError(Exception):

@@ -10,6 +10,7 @@ from lissome._errors import UsageError
 from lissome.adapt import RULES, adapt
 from lissome.allocation import GatedForms, JointRanks, Schedule, rotations
 from lissome.allocation.gated import opened
+from lissome.calculus import quadratic
 from lissome.optim import Budget, Group, Method, fit
 
 
@@ -261,6 +262,23 @@ def test_optimizers_begin_anew_where_terms_are_turned(regrow):
     train(model, watcher)
     assert [step for step, held in enumerate(steps, 1) if not held] == [row["step"] for row in ranks.history]
     assert gates(model).sum() == BUDGET
+
+
+@pytest.mark.parametrize("rule", ["adalora", "magnitude", "first_order"])
+def test_rules_without_curvature_choose_the_same_without_it(rule, monkeypatch):
+    model, other = network(), network()
+    ranks, kinds = joint(model, rule=rule, regrow=False), []
+    train(model, ranks)
+
+    def bent(*given, kind, **options):
+        kinds.append(kind)
+        return quadratic(*given, kind="hessian", **options)
+
+    monkeypatch.setattr("lissome.allocation.joint.quadratic", bent)
+    same = joint(other, rule=rule, regrow=False)
+    train(other, same)
+    assert set(kinds) == {"linear"}
+    assert same.history == ranks.history
 
 
 def test_a_basis_that_cannot_be_measured_is_told():

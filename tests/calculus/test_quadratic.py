@@ -129,6 +129,17 @@ def test_equal_batches_have_no_spread_and_a_flat_function_none_either():
 
 
 @pytest.mark.parametrize("limit", [0, 7])
+def test_linear_is_the_gradient_alone(limit):
+    x, found = point(), quadratic([scalar(0), scalar(1)], point(), kind="linear", limit=limit)
+    slopes = torch.stack([truth(scalar(seed), x)[1] for seed in range(2)])
+    torch.testing.assert_close(found.gradients, slopes, rtol=1e-10, atol=1e-10)
+    assert not any(block.any() for block in found.blocks)
+    assert [len(block) for block in found.blocks] == [
+        len(block) for block in quadratic([scalar(0)], x, limit=limit).blocks
+    ]
+
+
+@pytest.mark.parametrize("limit", [0, 7])
 def test_gauss_newton_is_two_over_rows_of_the_jacobian_with_itself(limit):
     x, found = point(), quadratic([residual(0), residual(1)], point(), kind="gauss-newton", limit=limit)
     jacobians = [

@@ -213,6 +213,10 @@ RULES: dict[str, Rule] = {
 }
 
 
+# rules that look at the gradient or less
+STRAIGHT = ("first_order", "adalora", "magnitude", "random")
+
+
 def _given(value: Given | None, name: str, rule: str, what: str) -> Given:
     if value is None:
         raise UsageError(f"rule '{rule}' needs {name}, and none came; legal is {what}")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lissome._errors import RunError, UsageError
+from lissome._errors import RunError, UsageError, unknown
 from lissome.adapt.basis import Rotation
 from lissome.adapt.choice import RankChoice
 from lissome.adapt.ranks import compensated, select_ranks, smoothed
@@ -26,6 +26,9 @@ from lissome.calculus.quadratic import LIMIT
 # parts of the mean curvature by which a compensation is damped, of which the loss takes its pick: a model of many
 # terms is no good far away. A Llama of 192 terms cut to 144: 1.85 plain, 2.27 at 1e-6, 1.83 at 0.3
 DAMPINGS = (1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0)
+
+
+BENT = ("hessian", "gauss-newton")
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,8 @@ def weigh(
     """
     if not batches:
         raise UsageError("batches is empty; give at least one, a fixed few are enough")
+    if kind not in BENT:
+        raise unknown("kind of second derivative", kind, BENT)
     if kind == "gauss-newton" and residual is None:
         raise UsageError("kind 'gauss-newton' needs a residual; give one, or take 'hessian'")
     basis = basis or ("svd" if residual is None and probe is None else "kronecker")

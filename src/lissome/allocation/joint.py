@@ -23,6 +23,7 @@ from lissome._types import Objective
 from lissome.adapt import RULES, Adapted
 from lissome.adapt.basis import BASES, unturned
 from lissome.adapt.ranks import select_ranks, smoothed
+from lissome.adapt.rules import STRAIGHT
 from lissome.allocation.gated import Frozen, Gated, GatedForms, opened
 from lissome.allocation.gates import Gates, measuring
 from lissome.allocation.moments import rotations
@@ -163,7 +164,9 @@ class JointRanks:
             now = dict(zip(like, work.split(list(self.layers.values())), strict=True))
             at = {layer: now[layer].to(one) for layer, one in like.items()}
             functions: list[Callable[..., Tensor]] = [lambda g, batch=batch: gates.at(g, batch) for batch in fresh]
-            found = quadratic(functions, at, limit=self.limit)
+            # where terms are out of work, the gradient has to be moved by A to where they are not
+            straight = self.rule in STRAIGHT and not (self.regrow and self.rule == "first_order")
+            found = quadratic(functions, at, kind="linear" if straight else "hessian", limit=self.limit)
         away = 1 - torch.cat(list(at.values()))
         sizes = [len(block) for block in found.blocks]
         moved = torch.cat([A @ part for A, part in zip(found.blocks, away.split(sizes), strict=True)])

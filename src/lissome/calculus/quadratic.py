@@ -19,10 +19,9 @@ from torch import Tensor
 from lissome._errors import UsageError, unknown
 from lissome._vector import flatten
 from lissome.calculus.gram import gauss_newton
-from lissome.calculus.products import expand, linearize
+from lissome.calculus.products import expand, gradient, linearize
 from lissome.calculus.ways import Function
 
-KINDS = ("hessian", "gauss-newton")
 LIMIT = 2000  # numbers above which the second derivatives between blocks are left out
 
 
@@ -82,7 +81,8 @@ def quadratic(
         functions: one for each batch, from name -> tensor to a scalar; under `gauss-newton` to a residual (M,), whose
             mean square is meant.
         x: name -> tensor, n numbers in all; the names are the blocks.
-        kind: `hessian`, or `gauss-newton` where a second derivative is not to be had or not wanted.
+        kind: `hessian`; `gauss-newton` where a second derivative is not to be had or not wanted; `linear` for A = 0,
+            which costs one gradient.
         limit: n above which A is made block by block.
         chunk: as in `expand`.
 
@@ -97,9 +97,8 @@ def quadratic(
     """
     if kind not in KINDS:
         raise unknown("kind of second derivative", kind, KINDS)
-    bend = _hessian if kind == "hessian" else _gauss_newton
     whole = sum(tensor.numel() for tensor in x.values()) <= limit or len(x) == 1
-    return merged(_one(bend, f, x, whole, chunk) for f in functions)
+    return merged(_one(KINDS[kind], f, x, whole, chunk) for f in functions)
 
 
 def merged(parts: Iterable[Quadratic]) -> Quadratic:
@@ -144,15 +143,23 @@ def _gauss_newton(r: Function, x: Mapping[str, Tensor], chunk: int | None) -> tu
     return value.square().mean(), scale * (J.T @ value), gauss_newton(r, x, scale=scale, chunk=chunk).dense()
 
 
+def _linear(f: Function, x: Mapping[str, Tensor], chunk: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    value, slope = gradient(f, x)
+    return value, slope, slope.new_zeros(len(slope), len(slope))
+
+
+KINDS: dict[str, Bend] = {"hessian": _hessian, "gauss-newton": _gauss_newton, "linear": _linear}
+
+
 def _one(bend: Bend, f: Function, x: Mapping[str, Tensor], whole: bool, chunk: int | None) -> Quadratic:
     """Return one function to second order: A whole, or one block for each name, the others held."""
     if whole:
         found = [bend(f, x, chunk)]
     else:
         found = [bend(lambda own, name=name: f({**x, **own}), {name: x[name]}, chunk) for name in x]
-    gradient = torch.cat([gradient for _, gradient, _ in found])
+    slope = torch.cat([slope for _, slope, _ in found])
     blocks = tuple(matrix for *_, matrix in found)
-    return Quadratic(found[0][0][None], gradient[None], blocks, tuple(torch.zeros_like(block) for block in blocks))
+    return Quadratic(found[0][0][None], slope[None], blocks, tuple(torch.zeros_like(block) for block in blocks))
 
 
 def _part(off: Sequence[Tensor], of: Sequence[Tensor]) -> float:
