@@ -56,11 +56,14 @@ def train(place, resume=None, **options):
     return model.eval(), ranks
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    place = tmp_path_factory.mktemp("trainer")
-    model, ranks = train(place)
-    return place, model, ranks
+WAYS = {"as it is": {"regrow": True}, "turned": {"rule": "adalora", "basis": "kronecker"}}
+
+
+@pytest.fixture(scope="session", params=list(WAYS))
+def trained(tmp_path_factory, request):
+    place, options = tmp_path_factory.mktemp("trainer"), WAYS[request.param]
+    model, ranks = train(place, **options)
+    return place, model, ranks, options
 
 
 def logits(model):
@@ -70,22 +73,23 @@ def logits(model):
 
 
 def test_the_budget_is_kept_along_the_schedule(trained):
-    _, _, ranks = trained
+    _, _, ranks, options = trained
+    assert options.get("regrow") or all(row["came"] == 0 for row in ranks.history)
     assert [row["budget"] for row in ranks.history][-1] == BUDGET
     assert sum(int(work.sum()) for work in ranks.gated.at_work().values()) == BUDGET
     assert all(sum(row["ranks"].values()) == row["budget"] for row in ranks.history)
 
 
 def test_what_is_saved_on_the_way_computes_what_was_trained(trained):
-    place, model, _ = trained
+    place, model, *_ = trained
     again = PeftModel.from_pretrained(base("llama"), place / f"checkpoint-{STEPS}").eval()
     assert torch.equal(logits(again), logits(model))
 
 
 def test_a_resumed_run_is_bit_equal(trained, tmp_path):
-    place, model, ranks = trained
+    place, model, ranks, options = trained
     shutil.copytree(place / "checkpoint-12", tmp_path / "checkpoint-12")
-    again, later = train(tmp_path, resume=str(tmp_path / "checkpoint-12"))
+    again, later = train(tmp_path, resume=str(tmp_path / "checkpoint-12"), **options)
     assert torch.equal(logits(again), logits(model))
     assert [row for row in ranks.history if row["step"] > 12] == later.history
 

@@ -19,7 +19,7 @@ from lissome._files import write
 from lissome.adapt.basis import Rotation, unturned
 from lissome.allocation import JointRanks, Schedule
 from lissome.allocation.gated import Parts, opened
-from lissome.bridges.peft import PeftTerms, own_loss
+from lissome.bridges.peft import PeftTerms, own_loss, sampled_likelihood
 
 try:
     from transformers import TrainerCallback
@@ -124,13 +124,15 @@ class RankCallback(TrainerCallback):
         batches: dicts of tensors on which terms are weighed, some at each choice: best such as were not trained on.
         schedule: when, and how many stay; its steps are those of the optimizer.
         loss: (model, batch) -> scalar; None is `model(**batch).loss`.
+        probe: for the bases `whitened` and `kronecker`; None is the log-probability of labels drawn from the model.
         adapter: its name; None is the active one.
         batches_each: how many of them, at each choice.
         least: terms that a layer keeps at least, one number or by layer.
-        options: `rule`, `regrow` (off here if not given) and the others of `allocation.JointRanks`.
+        options: `rule`, `basis`, `regrow` (off here if not given) and the others of `allocation.JointRanks`.
 
     Example:
-        callback = RankCallback(model, batches, Schedule(budget=64, steps=1000))
+        schedule = Schedule(budget=64, steps=1000)
+        callback = RankCallback(model, batches, schedule, rule="adalora", basis="kronecker")
         Trainer(model=model, callbacks=[callback], ...).train()
         callback.finish_().save_pretrained("adapter")
     """
@@ -142,6 +144,7 @@ class RankCallback(TrainerCallback):
         schedule: Schedule,
         *,
         loss: Callable[[nn.Module, Any], Tensor] | None = None,
+        probe: Callable[[nn.Module, Any], Tensor] | None = None,
         adapter: str | None = None,
         batches_each: int = 2,
         least: int | Mapping[str, int] = 0,
@@ -153,7 +156,8 @@ class RankCallback(TrainerCallback):
         pool = _Pool(batches, loss or own_loss)
         least = self.gated.terms.least(least)
         # final cuts: on language models terms that come back cost more than they brought
-        options = {"regrow": False} | options
+        options = {"regrow": False, "seed": 0, "probe": probe or self._likelihood} | options
+        self.draws, self.seed = torch.Generator(), options["seed"]
         self.joint = JointRanks(self.gated, pool, schedule, batches=batches_each, least=least, **options)
 
     @property
@@ -177,7 +181,11 @@ class RankCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """Choose anew where that is due."""
+        self.draws.manual_seed(self.seed + state.global_step)  # so that a resumed run draws the same
         self.joint(state.global_step, self.gated.terms.model)
+
+    def _likelihood(self, model: nn.Module, batch: Any) -> Tensor:
+        return sampled_likelihood(model, batch, self.draws)
 
     def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """Keep the columns of terms out of work beside the checkpoint."""
