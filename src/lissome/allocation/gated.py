@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lissome._errors import UsageError
 from lissome.adapt import Adapted
 from lissome.adapt.basis import Rotation, rotated, unturned
-from lissome.allocation.terms import AdaptedTerms, Terms
+from lissome.allocation.terms import AdaptedTerms, Terms, adapted_in
 
 Parts = dict[str, list[tuple[nn.Parameter, int]]]
 
@@ -58,21 +58,22 @@ class GatedForms:
     """The forms of an `Adapted`, by their own gates, which its files and checkpoints keep.
 
     Args:
-        model: its forms are of matrices, without a full core, and do not subtract their start.
+        model: as in `AdaptedTerms`; its forms are of matrices, without a full core, and do not subtract their start.
 
     Raises:
         UsageError: a form of another kind.
     """
 
-    def __init__(self, model: Adapted):
-        self.terms = AdaptedTerms(model)
-        self.forms = {path: model.forms()[path] for path in self.terms.names}
-        for path, form in self.forms.items():
+    def __init__(self, model: nn.Module):
+        matrices = {path: form for path, form in adapted_in(model)[1].forms().items() if form.ways == 2}
+        for path, form in matrices.items():
             if form.base == "residual" or form.core_kind == "full":
                 raise UsageError(
                     f"the form of '{path}' is of kind '{form.kind}', which has no gate for each term; legal are lora "
                     "and others with a diagonal core or none"
                 )
+        self.terms = AdaptedTerms(model)
+        self.forms = {path: self.terms.adapted.forms()[path] for path in self.terms.names}
 
     def parts(self) -> Parts:
         """Return the trained factors, columns of terms, and the trained core."""

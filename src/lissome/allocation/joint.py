@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lissome._errors import UsageError, unknown
 from lissome._types import Objective
-from lissome.adapt import RULES, Adapted
+from lissome.adapt import RULES
 from lissome.adapt.basis import BASES, unturned
 from lissome.adapt.ranks import select_ranks, smoothed
 from lissome.adapt.rules import STRAIGHT
@@ -38,7 +38,7 @@ class JointRanks:
     It holds nothing that a checkpoint of the model does not, so a resumed run goes on as it would have.
 
     Args:
-        model: an `Adapted`, or another `Gated` model.
+        model: an `Adapted`, alone or within the module that the objective is asked about, or another `Gated` model.
         objective: whose fresh batches and loss the terms are weighed by.
         schedule: when, and how many stay.
         rule: a name in `adapt.RULES`.
@@ -61,7 +61,7 @@ class JointRanks:
 
     def __init__(
         self,
-        model: Adapted | Gated,
+        model: nn.Module | Gated,
         objective: Objective,
         schedule: Schedule,
         *,
@@ -85,7 +85,7 @@ class JointRanks:
             raise UsageError(f"the basis '{basis}' needs an objective with a residual, or a probe; or take 'svd'")
         if batches < 1:
             raise UsageError(f"batches is {batches}; legal are 1 and more")
-        self.gated: Gated = GatedForms(model) if isinstance(model, Adapted) else model
+        self.gated: Gated = model if isinstance(model, Gated) else GatedForms(model)
         self.objective, self.schedule, self.rule, self.regrow = objective, schedule, rule, regrow
         self.batches, self.points, self.least, self.most = batches, points, least, most
         self.limit, self.seed = limit, seed

@@ -63,28 +63,40 @@ class AdaptedTerms:
     """The terms of an `Adapted`; its forms have to be of matrices.
 
     Args:
-        model: forms that subtract their own start, such as `pissa`, are first written as what they add by now: then
-            `model` here is another one, which computes the same.
+        model: an `Adapted`, or a module with one in it, such as `Problem.wrap` makes. Forms that subtract their own
+            start, such as `pissa`, are first written as what they add by now: then `model` here is another one, which
+            computes the same.
 
     Raises:
-        UsageError: no form of a matrix with a term.
+        UsageError: no form of a matrix with a term; no or several adapted networks; one within another module whose
+            forms subtract their start.
     """
 
-    def __init__(self, model: Adapted):
-        forms = {path: updated(form) for path, form in model.forms().items()}
-        self.model = model if all(new is model.forms()[path] for path, new in forms.items()) else replaced(model, forms)
+    def __init__(self, model: nn.Module):
+        self.path, self.adapted = adapted_in(model)
+        before = self.adapted.forms()
+        forms = {path: updated(form) for path, form in before.items()}
+        old = [before[path].kind for path, new in forms.items() if new is not before[path]]
+        if old and self.path:
+            raise UsageError(
+                f"forms of kind '{old[0]}' subtract their start; wrap AdaptedTerms(adapted).model, which does not"
+            )
+        if old:
+            self.adapted = replaced(self.adapted, forms)
+        self.model: nn.Module = model if self.path else self.adapted
         self.names = [path for path, form in forms.items() if form.ways == 2 and min(form.ranks) > 0]
         if not self.names:
             raise UsageError("the model has no small form of a matrix with a term to keep or to cut")
 
     def halves(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return layer -> B (out, r) and A (r, in)."""
-        forms = self.model.forms()
+        forms = self.adapted.forms()
         return {path: halves(forms[path]) for path in self.names}
 
     def function(self, call: Call) -> Call:
         """Return `call(model, ...)` as a function of right factors."""
-        names = {path: f"form.{path}.factor1" for path in self.names}
+        within = f"{self.path}." if self.path else ""
+        names = {path: f"{within}form.{path}.factor1" for path in self.names}
         inner, _ = functional(call, self.model, names.values())
         return lambda right, *others: inner({names[path]: A.mT for path, A in right.items()}, *others)
 
@@ -92,7 +104,7 @@ class AdaptedTerms:
         """Return the linear layers of the base, where what enters B is found from what enters them."""
         found = {}
         for path, (B, A) in self.halves().items():
-            module = self.model.base.get_submodule(path.rpartition(".")[0])
+            module = self.adapted.base.get_submodule(path.rpartition(".")[0])
             if not isinstance(module, nn.Linear):
                 raise UsageError(
                     f"'{path}' belongs to a {type(module).__name__}, of which the inputs cannot be observed; take the "
@@ -104,11 +116,25 @@ class AdaptedTerms:
     def cut(
         self, rotations: Mapping[str, Rotation], kept: Mapping[str, Tensor], values: Mapping[str, Tensor]
     ) -> Adapted:
-        """Return a model of the kept terms alone, each times its gate's value."""
-        forms = dict(self.model.forms())
+        """Return an `Adapted` of the kept terms alone, each times its gate's value; wrap it as the other was."""
+        forms = dict(self.adapted.forms())
         for path in self.names:
             forms[path] = rotated(forms[path], rotations[path], kept[path], values[path])
-        return replaced(self.model, forms)
+        return replaced(self.adapted, forms)
+
+
+def adapted_in(model: nn.Module) -> tuple[str, Adapted]:
+    """Return the one adapted network that a module is, or has in it, and its path there.
+
+    Raises:
+        UsageError: none, or several.
+    """
+    found = [(path, module) for path, module in model.named_modules() if isinstance(module, Adapted)]
+    if len(found) != 1:
+        raise UsageError(
+            f"the {type(model).__name__} holds {len(found)} adapted networks; legal is one: see adapt(...)"
+        )
+    return found[0]
 
 
 def replaced(model: Adapted, forms: Mapping[str, Tucker]) -> Adapted:
