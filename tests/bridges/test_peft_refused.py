@@ -195,6 +195,9 @@ def test_a_module_around_a_peft_model_is_measured_and_not_cut():
     outer = nn.Sequential()
     outer.add_module("inner", by_hand(*HANDS["paths"][:2]))
     ranks = choose_ranks(outer, squares, inputs(7, 5), 3, probe=noise)
+    alone = choose_ranks(outer.inner, squares, inputs(7, 5), 3, probe=noise)
+    assert ranks.settings() == alone.settings()
+    assert choose_ranks(outer.inner.base_model, squares, inputs(7, 5), 3, probe=noise).settings() == alone.settings()
     before = snapshot(outer)
     with pytest.raises(UsageError, match="the Sequential has no settings of peft"):
         cut_adapter_(outer, ranks)

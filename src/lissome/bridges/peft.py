@@ -27,7 +27,7 @@ from lissome.allocation import Allocation, Tap, choose, rotations
 from lissome.bridges.labels import own_loss, sampled_likelihood
 
 try:
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora import LoraLayer, LoraModel
     from peft.tuners.lora.layer import Embedding, MultiheadAttention, ParamWrapper
     from peft.tuners.lora.variants import DoraLinearVariant
     from peft.utils.integrations import dequantize_module_weight
@@ -177,12 +177,14 @@ class PeftTerms:
         self.model, self.adapter = model, _active(layers, adapter)
         self.layers: dict[str, LoraLayer] = {}
         self.paths: dict[str, str] = {}  # path in the model that peft's settings speak of -> path here
-        within = "base_model.model."
+        tuner = next(
+            (f"{path}.model.".lstrip(".") for path, each in model.named_modules() if isinstance(each, LoraModel)), ""
+        )
         for path, layer in layers.items():
             if self.adapter in {**layer.lora_A, **layer.lora_embedding_A}:
                 _check_layer(path, layer, self.adapter)
-                self.paths[path.removeprefix(within)] = path
-                self.layers[path.removeprefix(within)] = layer
+                self.paths[path.removeprefix(tuner)] = path
+                self.layers[path.removeprefix(tuner)] = layer
         _check_shared(self.layers, self.adapter)
 
     @property
