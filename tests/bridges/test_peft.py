@@ -269,7 +269,11 @@ def only(path, model, r=4):
     return dict.fromkeys(gone, 0)
 
 
-@pytest.mark.parametrize("excluded", [None, ["up_proj"], r".*\.1\..*up_proj|nothing"], ids=["no", "list", "regex"])
+@pytest.mark.parametrize(
+    "excluded",
+    [None, ["up_proj"], r".*\.1\..*up_proj|nothing", r"(?i).*\.1\..*UP_PROJ"],
+    ids=["no", "list", "regex", "flags"],
+)
 def test_layers_without_a_term_give_up_their_adapter(excluded, tmp_path):
     model = adapted("llama", exclude_modules=excluded)
     before = set(layers_of(model))

@@ -134,6 +134,13 @@ def test_a_page_maps_the_layers_and_draws_the_budget(lissome, causal, tmp_path):
     assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["rule"] == "reverse"
 
 
+def test_show_says_where_the_page_is(lissome, causal, tmp_path):
+    lissome(*ask(*causal, "--out", tmp_path / "run"))
+    assert "is a choice of ranks: its page is" in lissome.complaint("show", tmp_path / "run")
+    (tmp_path / "run" / "ranks.json").unlink()
+    assert "lm ranks --resume --out" in lissome.complaint("show", tmp_path / "run")
+
+
 def test_a_stopped_run_goes_on_from_the_batches_that_are_kept(lissome, causal, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     lissome(*ask(*causal, "--out", whole))

@@ -338,6 +338,8 @@ def _excluded(before: Any, now: str | None) -> Any:
         return now or before
     if not isinstance(before, str):
         before = rf"(?:.*\.)?(?:{'|'.join(re.escape(each) for each in sorted(before))})"
+    if flags := re.match(r"\(\?([a-z]+)\)", before):  # legal at the start of the whole alone
+        return f"(?{flags[1]}:{before[flags.end() :]})|{now}"
     return f"(?:{before})|{now}"
 
 

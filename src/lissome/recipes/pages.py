@@ -17,13 +17,21 @@ def show(run: str | Path) -> list[dict[str, Any]]:
     """Draw the page of a run or comparison again; return its rows.
 
     Raises:
-        UsageError: the directory holds no run, or an adaptation of which nothing is there to draw, or a benchmark or
-            replication, which draws its own page; or a file in it is broken.
+        UsageError: the directory holds no run, or an adaptation of which nothing is there to draw, or a benchmark,
+            replication or choice of ranks, which draw their own pages; or a file in it is broken.
     """
     run = Path(run)
     if (run / "cells.jsonl").exists():
         page = run / "index.html"
         raise UsageError(f"'{run}' is a benchmark or a replication: its page is {page}, and --resume draws it again")
+    if (run / "ranks.json").exists():
+        raise UsageError(
+            f"'{run}' is a choice of ranks: its page is {run / 'index.html'}, its figures are in ranks.json"
+        )
+    if (run / "weighed").is_dir():
+        raise UsageError(
+            f"'{run}' is a choice of ranks that was stopped: `lissome lm ranks --resume --out {run}` goes on"
+        )
     begun = sorted(place.parent for place in run.glob("*/*/settings.yaml"))
     if is_comparison(run):
         again(run)
