@@ -54,10 +54,10 @@ MODELS = {
 }
 
 
-def moved(model, lora, seed=0):
+def moved(model, lora, seed=0, r=3):
     """Return a LoRA on the model whose factors are as after some training."""
     torch.manual_seed(seed)
-    adapted = get_peft_model(model, LoraConfig(r=3, lora_alpha=6, **lora))
+    adapted = get_peft_model(model, LoraConfig(r=r, lora_alpha=6, **lora))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
@@ -152,6 +152,36 @@ def test_a_stopped_run_goes_on_from_the_batches_that_are_kept(lissome, causal, t
     assert one | {"seconds": 0} == other | {"seconds": 0}
 
 
+def test_terms_may_be_taken_as_they_were_trained(lissome, causal, tmp_path):
+    found = json.loads(lissome(*ask(*causal, "--basis", "trained", "--out", tmp_path / "run", "--json")))
+    assert found["basis"] == "trained"
+    (tmp_path / "run" / "ranks.json").unlink()
+    lissome("lm", "ranks", "--resume", "--out", tmp_path / "run")
+
+
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["model", "adapter", "data"])
+def test_files_that_have_changed_are_not_gone_on_with(lissome, tmp_path, which):
+    places = made("causal", tmp_path)
+    lissome(*ask(*places, "--out", tmp_path / "run"))
+    before = (tmp_path / "run" / "ranks.json").read_bytes()
+    changed = (places[0] / "config.json", places[1] / "adapter_model.safetensors", places[2])[which]
+    if which == 1:
+        save_file({name: 2 * tensor for name, tensor in load_file(changed).items()}, changed)
+    else:
+        changed.write_bytes(changed.read_bytes() + b" ")
+    assert "has changed since its terms were weighed" in lissome.complaint(
+        "lm", "ranks", "--resume", "--out", tmp_path / "run"
+    )
+    assert (tmp_path / "run" / "ranks.json").read_bytes() == before
+
+
+def test_rows_of_json_may_hold_what_else_ends_a_line(lissome, tmp_path):
+    base, adapter, data = made("classes", tmp_path)
+    rows = [json.dumps({"text": f"one\u2028two {i}", "label": i % 2}, ensure_ascii=False) for i in range(30)]
+    data.write_text("\n".join(rows), encoding="utf-8")
+    lissome(*ask(base, adapter, data, "--out", tmp_path / "run"))
+
+
 def test_ctrl_c_keeps_the_batches_that_were_weighed(causal, tmp_path, monkeypatch):
     asked = ranks_settings.RanksSettings(
         **dict(zip(("model", "adapter", "data"), map(str, causal), strict=True)), batches=3, size=2, length=16
@@ -205,6 +235,12 @@ def other(kind, place):
         weights = load_file(base / "model.safetensors")
         del weights["model.norm.weight"]
         save_file(weights, base / "model.safetensors", {"format": "pt"})
+    if kind == "many":
+        moved(AutoModelForCausalLM.from_pretrained(base), MODELS["causal"][1], r=6).save_pretrained(adapter)
+    if kind == "broken":
+        weights = load_file(adapter / "adapter_model.safetensors")
+        next(iter(weights.values()))[0, 0] = float("nan")
+        save_file(weights, adapter / "adapter_model.safetensors")
     if kind == "untrained":
         model = AutoModelForCausalLM.from_pretrained(base)
         get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(
@@ -246,6 +282,8 @@ def other(kind, place):
         ("binary", [], "is no text in UTF-8"),
         ("short", [], "has 5 tokens, too few"),
         ("lines", [], "line 1 of"),
+        ("broken", ["--basis", "svd"], "hold numbers that are not finite"),
+        ("many", ["--rule", "exhaustive"], "looks at all sets of 24 terms; legal are up to 20"),
         ("another", [], "was trained on another model than"),
         ("scaling", [], "holds an adapter of type IA3; legal is LORA"),
         ("holes", [], "lacks weights of its model, 1 of them, such as model.norm.weight"),

@@ -160,6 +160,8 @@ def _check_trained(halves: Mapping[str, tuple[Tensor, Tensor]]) -> None:
                 f"the terms of '{layer}' are {A.dtype}, in which curvature is 3 to 4% off; legal are float32 and "
                 "float64: call model.float() first"
             )
+        if not all(bool(half.isfinite().all()) for half in halves[layer]):
+            raise UsageError(f"the terms of '{layer}' hold numbers that are not finite; legal are finite weights")
     if not any(B.any() and A.any() for B, A in halves.values()):
         raise UsageError(
             f"all {len(halves)} low-rank updates are 0, as those of an untrained LoRA are (B = 0): no term does "

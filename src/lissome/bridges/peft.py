@@ -20,21 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lissome._errors import UsageError, unknown
+from lissome._errors import UsageError
 from lissome._vector import functional
 from lissome.adapt.basis import Rotation
 from lissome.allocation import Allocation, Tap, choose, rotations
+from lissome.bridges.covered import active, check_layer, check_shared, uncuttable
 from lissome.bridges.labels import own_loss, sampled_likelihood
 
 try:
     from peft.tuners.lora import LoraLayer, LoraModel
-    from peft.tuners.lora.layer import Embedding, MultiheadAttention, ParamWrapper
-    from peft.tuners.lora.variants import DoraLinearVariant
     from peft.utils.integrations import dequantize_module_weight
 except ImportError as error:
     raise UsageError("lissome.bridges.peft needs peft; install it with: pip install 'lissome[peft]'") from error
-
-KNOWN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # what A may be
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,8 @@ def cut_adapter_(model: nn.Module, ranks: PeftRanks) -> nn.Module:
         the model itself.
 
     Raises:
-        UsageError: the model's adapter has other ranks by now, or the model no settings of peft.
+        UsageError: the model's adapter has other ranks by now, or the model no settings of peft, or a start that took
+            something off the base.
     """
     terms, choice = PeftTerms(model, ranks.adapter), ranks.allocation.choice
     if ranks.adapter not in getattr(model, "peft_config", {}):
@@ -154,6 +152,8 @@ def cut_adapter_(model: nn.Module, ranks: PeftRanks) -> nn.Module:
     if terms.sizes() != dict(choice.layers):
         raise UsageError("the adapter does not have the terms that were chosen from; choose again for this model")
     kept = {layer: torch.tensor(indices, dtype=torch.long) for layer, indices in choice.kept.items()}
+    if told := terms.uncuttable():
+        raise UsageError(told)
     terms.write(ranks.allocation.rotations, kept, choice.values)
     terms.settle(choice.ranks)
     return model
@@ -174,7 +174,7 @@ class PeftTerms:
         layers = {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
         if not layers:
             raise UsageError(f"the {type(model).__name__} has no LoRA layer of peft; make one by peft.get_peft_model")
-        self.model, self.adapter = model, _active(layers, adapter)
+        self.model, self.adapter = model, active(layers, adapter)
         self.layers: dict[str, LoraLayer] = {}
         self.paths: dict[str, str] = {}  # path in the model that peft's settings speak of -> path here
         tuner = next(
@@ -182,10 +182,10 @@ class PeftTerms:
         )
         for path, layer in layers.items():
             if self.adapter in {**layer.lora_A, **layer.lora_embedding_A}:
-                _check_layer(path, layer, self.adapter)
+                check_layer(path, layer, self.adapter)
                 self.paths[path.removeprefix(tuner)] = path
                 self.layers[path.removeprefix(tuner)] = layer
-        _check_shared(self.layers, self.adapter)
+        check_shared(self.layers, self.adapter)
 
     @property
     def count(self) -> int:
@@ -206,6 +206,10 @@ class PeftTerms:
         given = dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(self.layers, asked)
         more = {path: max(1, given.get(path, 0)) for path, layer in self.layers.items() if self._holds_more(layer)}
         return given | more if more or isinstance(asked, Mapping) else asked
+
+    def uncuttable(self) -> str:
+        """Return why the adapter cannot be cut, or nothing."""
+        return uncuttable(getattr(self.model, "peft_config", {}).get(self.adapter))
 
     def weights(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
         """Return layer -> the weights of `lora_B` and of `lora_A`."""
@@ -341,49 +345,3 @@ def _excluded(before: Any, now: str | None) -> Any:
     if flags := re.match(r"\(\?([a-z]+)\)", before):  # legal at the start of the whole alone
         return f"(?{flags[1]}:{before[flags.end() :]})|{now}"
     return f"(?:{before})|{now}"
-
-
-def _active(layers: Mapping[str, LoraLayer], adapter: str | None) -> str:
-    """Return the adapter that is meant, if it is one that is at work."""
-    known = dict.fromkeys(name for layer in layers.values() for name in {**layer.lora_A, **layer.lora_embedding_A})
-    active = dict.fromkeys(name for layer in layers.values() for name in layer.active_adapters)
-    if adapter is None:
-        if len(active) != 1:
-            raise UsageError(f"the active adapters are {', '.join(active) or 'none'}; name one by adapter=")
-        adapter = next(iter(active))
-    if adapter not in known:
-        raise unknown("adapter", adapter, known)
-    if adapter not in active:
-        raise UsageError(f"the adapter '{adapter}' is not active; call model.set_adapter('{adapter}') first")
-    return adapter
-
-
-def _check_layer(path: str, layer: LoraLayer, adapter: str) -> None:
-    kind = type(layer).__name__
-    if isinstance(layer, Embedding | MultiheadAttention | ParamWrapper) or adapter not in layer.lora_A:
-        what = {Embedding: "an embedding's LoRA", ParamWrapper: "a LoRA of target_parameters"}.get(type(layer), kind)
-        raise UsageError(f"'{path}' is {what}, whose terms cannot be measured; legal are linear and convolution layers")
-    inner, outer = layer.lora_A[adapter], layer.lora_B[adapter]
-    if not isinstance(inner, KNOWN) or not isinstance(outer, KNOWN):
-        raise UsageError(f"'{path}' is a {kind} with factors of type {type(inner).__name__}, which is not covered")
-    if getattr(outer, "groups", 1) != 1 or getattr(inner, "groups", 1) != 1:
-        raise UsageError(f"'{path}' is a convolution in groups, of which each has terms of its own; it is not covered")
-    variant = layer.lora_variant.get(adapter)
-    if variant is not None and not isinstance(variant, DoraLinearVariant):
-        raise UsageError(
-            f"'{path}' is of the variant {type(variant).__name__}; legal are LoRA, and DoRA of a linear layer"
-        )
-    if layer.merged:
-        raise UsageError(f"the adapter is merged into '{path}'; call model.unmerge_adapter() first")
-    if layer.disable_adapters:
-        raise UsageError(f"adapters are disabled in '{path}'; leave disable_adapter(), or enable them first")
-
-
-def _check_shared(layers: Mapping[str, LoraLayer], adapter: str) -> None:
-    """Refuse factors that two layers share: a cut in one would be a cut in the other."""
-    owners: dict[int, str] = {}
-    for path, layer in layers.items():
-        for module in (layer.lora_A[adapter], layer.lora_B[adapter]):
-            first = owners.setdefault(id(module.weight), path)
-            if first != path:
-                raise UsageError(f"'{first}' and '{path}' share a factor; cutting one would cut the other")

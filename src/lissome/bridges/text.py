@@ -141,7 +141,7 @@ def read(
         return _classes(loaded, rows, Path(file), batches, size, length)
     tokens = _tokens(loaded, "\n".join(row["text"] for row in rows))
     wanted = batches * size
-    if len(tokens) < length + wanted - 1:
+    if len(tokens) < length * wanted:  # else rows that are held out would overlap those that are weighed
         raise UsageError(
             f"'{file}' has {len(tokens):,} tokens, too few for {wanted} rows of {length}; take a longer text, or fewer "
             "batches, or a smaller length"
@@ -223,7 +223,7 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     if file.suffix != ".jsonl":
         return [{"text": text}]
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold what else Python takes for an end of line
         try:
             row = json.loads(line) if line.strip() else None
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from lissome._errors import Interrupted, UsageError
 from lissome._files import write, write_json
 from lissome.adapt.basis import Rotation
 from lissome.adapt.quota import shares
+from lissome.adapt.rules import LARGEST
 from lissome.allocation import Gates, Weighed, measuring, rotations
 from lissome.bridges.peft import PeftRanks, PeftTerms, cut_adapter_, own_loss, sampled_likelihood
 from lissome.bridges.text import load, quiet, read
@@ -26,6 +28,7 @@ from lissome.recipes.ranks_settings import RanksSettings
 from lissome.recipes.settings import dump
 from lissome.recipes.training import device_of
 from lissome.report.ranks import page
+from lissome.report.read import read_json
 
 POINTS = 8  # budgets along which the loss is drawn
 SLOW = ("measured", "exhaustive")  # rules that are asked for the chosen budget alone
@@ -82,9 +85,14 @@ def _written(settings: RanksSettings, out: Path, progress: bool) -> dict[str, An
     budget = settings.budget or max(1, terms.count // 2)
     if budget > terms.count:
         raise UsageError(f"budget is {budget}; legal are 1 to {terms.count}, the terms of the adapter")
-    shares(budget, terms.sizes(), terms.least(settings.least), settings.most)  # said before anything is measured
+    # said before anything is measured
+    shares(budget, terms.sizes(), terms.least(settings.least), settings.most)
+    if settings.rule == "exhaustive" and terms.count > LARGEST:
+        raise UsageError(f"rule 'exhaustive' looks at all sets of {terms.count} terms; legal are up to {LARGEST}")
+    _check_cuttable(terms)
+    inputs = _inputs(settings, out / "weighed" / "inputs.json")
     with _Bar(progress) as bar:
-        weighed = _weigh(terms, settings, moved[::2], out / "weighed", bar)
+        weighed = _weigh(terms, settings, moved[::2], out / "weighed", inputs, bar)
         found = _found(terms, settings, weighed, moved[1::2], budget, bar)
     ranks = found.pop("ranks")
     cut_adapter_(loaded.model, ranks).save_pretrained(str(out / "adapter"))  # type: ignore[operator]
@@ -94,7 +102,38 @@ def _written(settings: RanksSettings, out: Path, progress: bool) -> dict[str, An
     return found
 
 
-def _weigh(terms: PeftTerms, settings: RanksSettings, batches: Batches, kept: Path, bar: _Bar) -> Weighed:
+def _check_cuttable(terms: PeftTerms) -> None:
+    """Refuse what `cut_adapter_` would, before anything is measured."""
+    if told := terms.uncuttable():
+        raise UsageError(told)
+
+
+def _inputs(settings: RanksSettings, place: Path) -> dict[str, str]:
+    """Return what measurements belong to, after a check against those that are kept.
+
+    Raises:
+        UsageError: the adapter, the data or the model is another one by now.
+    """
+    now = {name: _stamp(Path(getattr(settings, name))) for name in ("model", "adapter", "data")}
+    before = read_json(place) if place.is_file() else now
+    if changed := [name for name in now if now[name] != before.get(name)]:
+        found = getattr(settings, changed[0])
+        raise UsageError(f"'{found}' has changed since its terms were weighed; name another directory by --out")
+    return now
+
+
+def _stamp(place: Path) -> str:
+    """Return a digest of a file, or of the settings and weights of a folder by size and time: those may be large."""
+    if place.is_file():
+        return hashlib.sha256(place.read_bytes()).hexdigest()
+    files = sorted(path for path in place.iterdir() if path.suffix in (".json", ".safetensors"))
+    told = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def _weigh(
+    terms: PeftTerms, settings: RanksSettings, batches: Batches, kept: Path, inputs: dict[str, str], bar: _Bar
+) -> Weighed:
     """Measure basis and curvature, batch by batch, or read what was measured before."""
     generator = torch.Generator().manual_seed(settings.seed)
 
@@ -109,7 +148,8 @@ def _weigh(terms: PeftTerms, settings: RanksSettings, batches: Batches, kept: Pa
     else:
         turned = rotations(terms, settings.basis, batches, probe=probe)
         parts = {f"{way}.{layer}": getattr(X, way) for layer, X in turned.items() for way in X._fields}
-        write(place, save({name: tensor.cpu().contiguous() for name, tensor in parts.items()}))
+        write_json(kept / "inputs.json", inputs)
+        write(place, save({name: tensor.cpu().clone() for name, tensor in parts.items()}))  # X may be its own inverse
     turned = {layer: Rotation(*(each.to(terms.device) for each in X)) for layer, X in turned.items()}
     gates = Gates(terms, own_loss, batches, turned)
     with measuring(terms.model):

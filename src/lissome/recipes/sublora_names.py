@@ -21,5 +21,6 @@ JOINT = {  # way -> rule, whether terms may come back, basis
     for said, regrow, basis in (("", True, "trained"), (FINAL, False, "trained"), (TURNED, False, "kronecker"))
 }
 PINN_WAYS = (*JOINT, HALF, ANEW)
-LANGUAGE_WAYS = (*JOINT, ADALORA, FASTER, HALF, ANEW, LONGER)
+# terms that come back are looked at by one rule: on language models they cost
+LANGUAGE_WAYS = ("reverse", *(way for way in JOINT if FINAL in way), ADALORA, FASTER, HALF, ANEW, LONGER)
 SAID = {basis: "as trained" if basis == "trained" else basis for basis in BASES}
