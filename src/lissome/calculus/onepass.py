@@ -25,6 +25,7 @@ enters as a square. `_Project` says how a second derivative is kept exact.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 
 from lissome.calculus.carry import Weights, carry, spread, squares
 from lissome.calculus.nested import Derivatives
-from lissome.calculus.rules import Translation, bend
+from lissome.calculus.rules import Mixing, Translation, bend
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,27 @@ class _Bent:
     slope: Tensor
     curvature: Tensor
     squared: Tensor | None
+
+    def curve(self, pulled: Tensor) -> Tensor:
+        """Return how squares count in the second derivatives, (N, w)."""
+        return pulled * self.curvature
+
+    def pull(self, pulled: Tensor) -> Tensor:
+        """Return the gradient before it, (N, w)."""
+        return pulled * self.slope
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """The same of a layer with slopes of its own, (N, w', w)."""
+
+    slope: Tensor
+    curve: Callable[[Tensor], Tensor]
+    squared: Tensor | None
+
+    def pull(self, pulled: Tensor) -> Tensor:
+        """Return the gradient before it, (N, w)."""
+        return (pulled[:, None] @ self.slope).squeeze(1)
 
 
 def plan(second: Weights) -> Seeds:
@@ -83,7 +105,7 @@ def one_pass(
     """Run the chain at points z (N, D).
 
     Args:
-        chain: translations, linear maps and activations.
+        chain: translations, linear maps, activations, and layers with slopes of their own.
         z: points.
         seeds: the constant tangents.
         first: coordinates of the wanted first derivatives.
@@ -92,9 +114,10 @@ def one_pass(
         compress: shrink the tangents after the first linear map.
     """
     tangents = _Tangents(seeds, extra) if any(seeds.signs) else None
-    value, steps = z, []
+    value = z
+    steps: list[Tensor | _Bent | _Mixed] = []
     rules = [bend(module) for module in chain]
-    last = max([-1, *(i for i, rule in enumerate(rules) if rule is not None)])
+    last = max([-1, *(i for i, rule in enumerate(rules) if rule is not None or isinstance(chain[i], Mixing))])
     for i, (module, rule) in enumerate(zip(chain, rules, strict=True)):
         if rule is not None:
             width = value.shape[1]
@@ -102,6 +125,9 @@ def one_pass(
             steps.append(_Bent(slope, curvature, tangents and tangents.bend(slope, width, last=i == last)))
         elif isinstance(module, Translation):
             value = module.translate(value)
+        elif isinstance(module, Mixing):
+            value, slopes, curve = module.mix(value)
+            steps.append(_Mixed(slopes, curve, tangents and tangents.mix(slopes, last=i == last)))
         else:
             assert isinstance(module, nn.Linear)
             value = F.linear(value, module.weight, module.bias)
@@ -113,7 +139,7 @@ def one_pass(
 
 
 def _pull(
-    steps: list[Tensor | _Bent], value: Tensor, first: tuple[int, ...], along: Tensor | None, m: int
+    steps: list[Tensor | _Bent | _Mixed], value: Tensor, first: tuple[int, ...], along: Tensor | None, m: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pull the gradient back from the values (N, 1); return first (k, N), second (m, N) and along (a, N)."""
     n = len(value)
@@ -125,8 +151,8 @@ def _pull(
             pulled = pulled @ step
             continue
         if step.squared is not None:
-            second = second + ((pulled * step.curvature)[:, None] * step.squared).sum(2)  # (N, m)
-        pulled = pulled * step.slope
+            second = second + (step.curve(pulled)[:, None] * step.squared).sum(2)  # (N, m)
+        pulled = step.pull(pulled)
     if along is not None:
         gradient = pulled if head is None else pulled @ head  # (1 or N, D)
         firsts, alongs = gradient[:, list(first)], (gradient * along).sum(2)
@@ -163,9 +189,7 @@ class _Tangents:
 
     def bend(self, slope: Tensor, width: int, *, last: bool) -> Tensor:
         """Go through an activation of so many inputs and return the sums of squares before it, (N or 1, m, w)."""
-        if self.slope is not None:
-            assert self.constant is not None
-            self.moving, self.slope = self.slope[:, None] * self.constant, None
+        self._close()
         if self.moving is None:
             if self.constant is None:
                 self.constant = _columns(torch.eye(width).to(slope), self.seeds)
@@ -175,6 +199,24 @@ class _Tangents:
             return squares(self.moving, self.signs)
         self.moving, squared = carry(slope, self.moving, self.signs)
         return squared
+
+    def mix(self, slopes: Tensor, *, last: bool) -> Tensor:
+        """Go through a layer with slopes (N, w', w) and return the sums of squares before it, (N or 1, m, w)."""
+        self._close()
+        width = slopes.shape[2]
+        if self.moving is None and self.constant is None:
+            self.constant = _columns(torch.eye(width).to(slopes), self.seeds)
+        J = self.constant[None] if self.moving is None else self.moving  # type: ignore[index]
+        squared = squares(J, self.signs)
+        if not last:
+            self.moving = J @ slopes.mT  # (N, q, w')
+        return squared
+
+    def _close(self) -> None:
+        """Write out what is left open."""
+        if self.slope is not None:
+            assert self.constant is not None
+            self.moving, self.slope = self.slope[:, None] * self.constant, None
 
     def _compress(self) -> None:
         assert self.constant is not None

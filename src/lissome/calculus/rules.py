@@ -31,6 +31,15 @@ class Smooth(Protocol):
 
 
 @runtime_checkable
+class Mixing(Protocol):
+    """A layer y_q = sum_p f_qp(x_p), such as that of a KAN: it has slopes of its own at each point."""
+
+    def mix(self, x: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Return y (N, w'), its slopes (N, w', w), and the map of g (N or 1, w') to sum_q g_q f_qp'' (N, w)."""
+        ...
+
+
+@runtime_checkable
 class Translation(Protocol):
     """A module z -> z - offset, which leaves every derivative as it is."""
 
@@ -92,7 +101,7 @@ def bend(module: object) -> Callable[[Tensor], Bend] | None:
 
 
 def chain_of(module: object) -> list[nn.Module] | None:
-    """Return the chart, translations, linear maps and activations that a module composes; None if it is more."""
+    """Return the chart, translations, linear maps, layers and activations that a module composes; None if more."""
     if type(module) is nn.Identity:
         return []
     if isinstance(module, Chained):
@@ -100,7 +109,7 @@ def chain_of(module: object) -> list[nn.Module] | None:
     elif type(module) is nn.Sequential:
         parts = list(module)
     elif isinstance(module, nn.Module) and (
-        type(module) is nn.Linear or isinstance(module, Translation | Chart) or bend(module) is not None
+        type(module) is nn.Linear or isinstance(module, Translation | Chart | Mixing) or bend(module) is not None
     ):
         return [module]
     else:

@@ -1,0 +1,157 @@
+r"""Kolmogorov-Arnold networks: layers whose outputs are sums of functions of one input each (arXiv 2404.19756).
+
+    y_q = sum_p sum_k W[q, k, p] phi_k(x_p)
+
+with silu(x) as one more phi_k, so that one tensor (out, K, in) holds all. The basis lies K-major, (N, K, in), which
+makes the sum one matrix product.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lissome._errors import UsageError
+from lissome.models.bases import Basis, basis
+from lissome.models.mlp import Shift
+
+SMALL = 0.15  # splines at the start, of what keeps the variance: at 1 a network fails on its own task
+SILU = 1.5  # silu part at the start, over the root of the inputs
+
+
+class KANLayer(nn.Module):
+    """(N, inputs) -> (N, outputs); a function of one number on each edge.
+
+    Splines start at normal numbers of 0.15 times the size that keeps the variance, silu at 1.5 / sqrt(inputs).
+
+    Args:
+        inputs: numbers of a point.
+        outputs: numbers of a value.
+        name: of the basis: bspline, chebyshev, fourier or rbf; see `bases`.
+        intervals: G of the basis.
+        order: of B-splines; also adds to the degree of `chebyshev`.
+        generator: draws the start.
+
+    Raises:
+        UsageError: a size below 1, an unknown basis.
+
+    >>> KANLayer(3, 2)(torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        name: str = "bspline",
+        intervals: int = 5,
+        order: int = 3,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        for what, size in (("inputs", inputs), ("outputs", outputs)):
+            if size < 1:
+                raise UsageError(f"{what} is {size}; a layer needs at least 1")
+        self.inputs, self.outputs = inputs, outputs
+        self.basis: Basis = basis(name, inputs, intervals=intervals, order=order)
+        self.weight = nn.Parameter(torch.empty(outputs, self.basis.size + 1, inputs))
+        self.reset(generator)
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Draw a new start."""
+        size = SMALL / (self.inputs * self.basis.mean_square()) ** 0.5
+        with torch.no_grad():
+            self.weight[:, :-1].normal_(0, size, generator=generator)
+            self.weight[:, -1].normal_(0, SILU / self.inputs**0.5, generator=generator)
+
+    def functions(self, x: Tensor) -> Tensor:
+        """Return all functions at x (N, inputs), (N, K, inputs), silu last."""
+        return torch.cat([self.basis(x), F.silu(x)[:, None]], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y (N, outputs)."""
+        return self.functions(x).flatten(1) @ self.weight.flatten(1).T
+
+    def mix(self, x: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Return y, its slopes (N, outputs, inputs), and how a gradient at y weighs second derivatives in x.
+
+        The last maps (N or 1, outputs) to sum_q g_q d2y_q / dx_p^2, (N, inputs); y has no mixed ones.
+        """
+        value, first, second = self.basis.taylor(x)
+        s = torch.sigmoid(x)
+        d = s * (1 - s)
+        bends = (x * s, s + x * d, d * (2 + x * (1 - 2 * s)))
+        value, first, second = (
+            torch.cat([part, bend[:, None]], 1) for part, bend in zip((value, first, second), bends, strict=True)
+        )
+        W = self.weight  # (outputs, K, inputs)
+        slope = torch.einsum("nkp,qkp->nqp", first, W)
+
+        def curve(gradient: Tensor) -> Tensor:
+            return ((gradient @ W.flatten(1)).view(-1, *W.shape[1:]) * second).sum(1)
+
+        return value.flatten(1) @ W.flatten(1).T, slope, curve
+
+
+class KAN(nn.Module):
+    """Layers of `KANLayer`; (N, inputs) -> (N, outputs).
+
+    Args:
+        inputs: numbers of a point; the grid is [-1, 1].
+        width: of each hidden layer.
+        depth: number of hidden layers, at least 1.
+        outputs: numbers of a value.
+        name: of the basis.
+        intervals: G of the basis.
+        order: of B-splines.
+        offset: subtracted from the points, one number for each.
+        generator: draws the start.
+
+    Raises:
+        UsageError: a size below 1, an unknown basis, an offset of another length.
+
+    >>> KAN(3, width=8, depth=2)(torch.zeros(5, 3)).shape
+    torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        *,
+        width: int = 16,
+        depth: int = 2,
+        outputs: int = 1,
+        name: str = "bspline",
+        intervals: int = 5,
+        order: int = 3,
+        offset: Sequence[float] | None = None,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        for what, size in {"inputs": inputs, "width": width, "depth": depth, "outputs": outputs}.items():
+            if size < 1:
+                raise UsageError(f"{what} is {size}; a KAN needs at least 1")
+        if offset is not None and len(offset) != inputs:
+            raise UsageError(f"offset has {len(offset)} numbers; the network has {inputs} inputs")
+        self.shift = Shift(torch.tensor(list(offset) if offset is not None else [0.0] * inputs))
+        sizes = [inputs, *[width] * depth, outputs]
+        same = {"name": name, "intervals": intervals, "order": order, "generator": generator}
+        self.layers = nn.Sequential(*(KANLayer(before, after, **same) for before, after in itertools.pairwise(sizes)))
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Draw a new start."""
+        for layer in self.layers:
+            layer.reset(generator)  # type: ignore[operator]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the outputs (N, outputs) at points z (N, inputs)."""
+        return self.layers(self.shift(z))
+
+    def chain(self) -> list[nn.Module]:
+        """Return the modules whose composition this is, for one-pass derivatives."""
+        return [self.shift, *self.layers]
