@@ -175,6 +175,22 @@ def test_files_that_have_changed_are_not_gone_on_with(lissome, tmp_path, which):
     assert (tmp_path / "run" / "ranks.json").read_bytes() == before
 
 
+def test_a_damaged_measurement_and_an_adapter_in_the_way(lissome, causal, tmp_path):
+    run = tmp_path / "run"
+    lissome(*ask(*causal, "--out", run))
+    whole = json.loads((run / "ranks.json").read_text())
+    (run / "weighed" / "batch-1.safetensors").write_bytes(b"{")
+    assert "batch-1.safetensors' is damaged" in lissome.complaint("lm", "ranks", "--resume", "--out", run)
+    (run / "weighed" / "batch-1.safetensors").unlink()
+    shutil.rmtree(run / "adapter")
+    (run / "adapter").write_text("in the way")
+    assert "cannot be written" in lissome.complaint("lm", "ranks", "--resume", "--out", run, code=1)
+    (run / "adapter").unlink()
+    lissome("lm", "ranks", "--resume", "--out", run)
+    assert json.loads((run / "ranks.json").read_text()) | {"seconds": 0} == whole | {"seconds": 0}
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+
+
 def test_rows_of_json_may_hold_what_else_ends_a_line(lissome, tmp_path):
     base, adapter, data = made("classes", tmp_path)
     rows = [json.dumps({"text": f"one\u2028two {i}", "label": i % 2}, ensure_ascii=False) for i in range(30)]
@@ -220,6 +236,9 @@ def other(kind, place):
     base, adapter, data = made("classes" if "label" in kind else "causal", place)
     if kind == "labels of two kinds":
         data.write_text("\n".join(json.dumps({"text": TEXT[:20], "label": label}) for label in [True, 1] * 10))
+    if kind == "a label missing":
+        rows = [{"text": TEXT[:20]} | ({"label": 1} if i != 3 else {}) for i in range(20)]
+        data.write_text("\n".join(map(json.dumps, rows)))
     if kind == "no such label":
         data.write_text("\n".join(json.dumps({"text": TEXT[:20], "label": "good"}) for _ in range(20)))
     if kind == "another":
@@ -288,6 +307,7 @@ def other(kind, place):
         ("scaling", [], "holds an adapter of type IA3; legal is LORA"),
         ("holes", [], "lacks weights of its model, 1 of them, such as model.norm.weight"),
         ("labels of two kinds", [], "has the label True; legal are 0 to 1"),
+        ("a label missing", [], "text 4 of"),
         (
             "no such label",
             [],

@@ -17,7 +17,7 @@ from lissome._errors import RunError, UsageError, unknown
 from lissome.adapt.basis import Rotation
 from lissome.adapt.choice import RankChoice
 from lissome.adapt.ranks import compensated, select_ranks, smoothed
-from lissome.allocation.gates import Gates, Loss, measuring
+from lissome.allocation.gates import CHUNK, Gates, Loss, measuring
 from lissome.allocation.moments import rotations
 from lissome.allocation.terms import Terms
 from lissome.calculus import Quadratic, quadratic
@@ -122,7 +122,7 @@ def weigh(
     probe: Callable[..., Tensor] | None = None,
     kind: str = "hessian",
     limit: int = LIMIT,
-    chunk: int | None = None,
+    chunk: int | None = CHUNK,
 ) -> Weighed:
     """Find the basis and the curvature from which terms are chosen; the model is left as it is.
 
@@ -135,7 +135,7 @@ def weigh(
         probe: (model, batch) -> scalar; for models without a residual.
         kind: `hessian`, or `gauss-newton`, which needs a residual.
         limit: number of gates above which second derivatives between layers are left out.
-        chunk: products of the Hessian done at once; None chooses by a trial.
+        chunk: products of the Hessian done at once; None chooses by a trial, whose outcome may differ in rounding.
 
     Raises:
         UsageError: anything asked wrongly; a loss that is not finite or has no graph; terms that were never trained.

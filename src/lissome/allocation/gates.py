@@ -17,6 +17,9 @@ from lissome.allocation.terms import Terms
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
+# products of the Hessian done at once: fixed, since sizes differ in rounding, and the same seed gives the same ranks
+CHUNK = 8
+
 
 class Gates:
     """A model's loss as a function of one gate on each term of a basis.

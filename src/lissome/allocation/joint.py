@@ -25,7 +25,7 @@ from lissome.adapt.basis import BASES, unturned
 from lissome.adapt.ranks import select_ranks, smoothed
 from lissome.adapt.rules import STRAIGHT
 from lissome.allocation.gated import Frozen, Gated, GatedForms, opened
-from lissome.allocation.gates import Gates, measuring
+from lissome.allocation.gates import CHUNK, Gates, measuring
 from lissome.allocation.moments import rotations
 from lissome.allocation.schedule import Schedule
 from lissome.calculus import quadratic
@@ -166,7 +166,7 @@ class JointRanks:
             functions: list[Callable[..., Tensor]] = [lambda g, batch=batch: gates.at(g, batch) for batch in fresh]
             # where terms are out of work, the gradient has to be moved by A to where they are not
             straight = self.rule in STRAIGHT and not (self.regrow and self.rule == "first_order")
-            found = quadratic(functions, at, kind="linear" if straight else "hessian", limit=self.limit)
+            found = quadratic(functions, at, kind="linear" if straight else "hessian", limit=self.limit, chunk=CHUNK)
         away = 1 - torch.cat(list(at.values()))
         sizes = [len(block) for block in found.blocks]
         moved = torch.cat([A @ part for A, part in zip(found.blocks, away.split(sizes), strict=True)])

@@ -64,6 +64,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own attributes
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below, by name
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\.")
             yield
     finally:
         logging.set_verbosity(level)
@@ -266,8 +267,10 @@ def _classes(
     loaded: Loaded, rows: list[dict[str, Any]], file: Path, batches: int, size: int, length: int
 ) -> list[dict[str, Tensor]]:
     names, wanted = loaded.model.config.label2id, batches * size
-    if file.suffix != ".jsonl" or any("label" not in row for row in rows):
+    if file.suffix != ".jsonl":
         raise UsageError(f"'{file}' has no labels; a classifier needs a .jsonl file of lines with text and label")
+    if bare := next((number for number, row in enumerate(rows, 1) if "label" not in row), None):
+        raise UsageError(f"text {bare} of '{file}' has no label; a classifier needs one on every line")
     if len(rows) < wanted:
         raise UsageError(f"'{file}' has {len(rows)} lines, too few for {wanted} rows; take fewer or smaller batches")
     chosen = [rows[int(index)] for index in torch.linspace(0, len(rows) - 1, wanted)]

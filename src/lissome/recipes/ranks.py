@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,15 +12,17 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lissome._errors import Interrupted, UsageError
+from lissome._errors import Interrupted, RunError, UsageError
 from lissome._files import write, write_json
 from lissome.adapt.basis import Rotation
 from lissome.adapt.quota import shares
 from lissome.adapt.rules import LARGEST
 from lissome.allocation import Gates, Weighed, measuring, rotations
+from lissome.allocation.gates import CHUNK
 from lissome.bridges.peft import PeftRanks, PeftTerms, cut_adapter_, own_loss, sampled_likelihood
 from lissome.bridges.text import load, quiet, read
 from lissome.calculus import Quadratic, merged, quadratic
@@ -95,7 +98,7 @@ def _written(settings: RanksSettings, out: Path, progress: bool) -> dict[str, An
         weighed = _weigh(terms, settings, moved[::2], out / "weighed", inputs, bar)
         found = _found(terms, settings, weighed, moved[1::2], budget, bar)
     ranks = found.pop("ranks")
-    cut_adapter_(loaded.model, ranks).save_pretrained(str(out / "adapter"))  # type: ignore[operator]
+    _keep(cut_adapter_(loaded.model, ranks), out / "adapter")
     found |= {"seconds": time.perf_counter() - start}
     write_json(out / "ranks.json", found)
     page(out, found, dump(settings), directory.environment())
@@ -144,7 +147,7 @@ def _weigh(
     bar.expect(2 * len(batches))
     place = kept / "basis.safetensors"
     if place.is_file():
-        turned = _rotations(load_file(place))
+        turned = _rotations(_read(place))
     else:
         turned = rotations(terms, settings.basis, batches, probe=probe)
         parts = {f"{way}.{layer}": getattr(X, way) for layer, X in turned.items() for way in X._fields}
@@ -162,10 +165,10 @@ def _weigh(
 def _expansion(gates: Gates, batch: Any, limit: int, place: Path, bar: _Bar) -> Quadratic:
     bar.step(f"curvature of {sum(gates.layers.values())} terms")
     if place.is_file():
-        state = load_file(place)
+        state = _read(place)
         blocks = tuple(state[f"block.{k}"] for k in range(len(state) - 2))
         return Quadratic(state["values"], state["gradients"], blocks, tuple(map(torch.zeros_like, blocks)))
-    found = quadratic([lambda g: gates.at(g, batch)], gates.ones(), limit=limit)
+    found = quadratic([lambda g: gates.at(g, batch)], gates.ones(), limit=limit, chunk=CHUNK)
     found = Quadratic(*(_cpu(getattr(found, name)) for name in ("values", "gradients", "blocks", "deviations")))
     state = {"values": found.values, "gradients": found.gradients}
     write(place, save(state | {f"block.{k}": block.contiguous() for k, block in enumerate(found.blocks)}))
@@ -235,6 +238,30 @@ def _found(
         "curve": rows,
         "ranks": ranks,
     }
+
+
+def _read(place: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(place)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"'{place}' is damaged ({error}); remove it to have it measured again") from error
+
+
+def _keep(model: Any, place: Path) -> None:
+    """Write the cut adapter beside its place, and then there, so that a folder is whole or not there.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    part = place.with_name(f".{place.name}.part")
+    try:
+        for gone in (part, place):
+            if gone.exists():
+                shutil.rmtree(gone)
+        model.save_pretrained(str(part))
+        part.rename(place)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"'{place}' cannot be written: {error}; `--resume` goes on from what was measured") from error
 
 
 def _rotations(state: Mapping[str, Tensor]) -> dict[str, Rotation]:

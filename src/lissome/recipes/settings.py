@@ -353,7 +353,8 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return str(unknown("setting", key, (".".join(map(str, (*path[:-1], f))) for f in _fields(kind, path[:-1]))))
     if first["type"] == "missing":
-        return f"setting '{key}' is missing"
+        field = _fields(kind, path[:-1]).get(str(path[-1])) if path else None
+        return f"setting '{key}' is missing" + (f": {field.description}" if field and field.description else "")
     if first["type"] == "value_error":
         return f"setting '{key}': {first.get('ctx', {}).get('error')}"
     said = first["msg"][0].lower() + first["msg"][1:]
