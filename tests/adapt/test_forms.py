@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lissome._errors import UsageError
-from lissome.adapt import lora, lora_xs, pissa, singular_values, svd, tucker
+from lissome.adapt import adalora, lora, lora_xs, lotra, pissa, singular_values, slim, svd, tucker
 
 
 def seeded(seed=0):
@@ -24,6 +24,39 @@ def test_what_each_form_trains():
     assert trained(lora_xs(W, 2)) == {"core": (2, 2)}
     assert trained(pissa(W, 2)) == {"factor0": (6, 2), "factor1": (4, 2)}
     assert trained(tucker(tensor(3, 4, 2), (2, 2, 2))) == {"core": (2, 2, 2)}
+    assert trained(adalora(W, 2, generator=seeded())) == {"core": (2,), "factor0": (6, 2), "factor1": (4, 2)}
+    parts = {"core": (2, 1, 2), "factor0": (3, 2), "factor1": (4, 1), "factor2": (2, 2)}
+    assert trained(lotra(tensor(3, 4, 2), (2, 1, 2), generator=seeded())) == parts
+    assert trained(slim((3, 4, 2), (2, 1, 2), power=1.0, generator=seeded())) == parts
+
+
+def test_adalora_starts_orthonormal_with_nothing_added():
+    form = adalora(tensor(6, 4), 3, generator=seeded())
+    assert not form.core.any()
+    for factor in form.factors:
+        torch.testing.assert_close(factor.mT @ factor, torch.eye(3, dtype=torch.float64))
+
+
+def test_lotra_adds_nothing_and_a_step_of_its_first_factor_moves_alike_at_any_rank():
+    W, sizes = tensor(40, 9, 30), []
+    for ranks in ((20, 3, 3), (20, 8, 20)):
+        form = lotra(W, ranks, generator=seeded(1))
+        assert not form.delta().any()
+        with torch.no_grad():
+            form.factor0.copy_(torch.eye(40, 20))
+        sizes.append(form.delta().norm().item())
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.2)
+
+
+def test_one_rank_stands_for_every_mode_as_far_as_it_has_it():
+    assert lotra(tensor(6, 3, 5), 4, generator=seeded()).ranks == (4, 3, 4)
+    assert slim((6, 3, 5), 4, power=1.0, generator=seeded()).ranks == (4, 3, 4)
+
+
+def test_what_comes_out_of_a_slim_form_has_the_size_that_was_asked():
+    x = torch.randn(400, 9, 50, generator=seeded(2), dtype=torch.float64)  # S = 9
+    form = slim((60, 9, 50), (8, 4, 6), power=9.0, size=0.3, generator=seeded(3)).double()
+    assert form(x, modes=2).std().item() == pytest.approx(0.3, rel=0.15)
 
 
 def test_the_core_of_svd_holds_the_singular_values():
@@ -99,6 +132,11 @@ def test_singular_values_are_told_of_matrices_only():
         (lambda: lora_xs(tensor(3, 4, 2), 2), r"shape \(3, 4, 2\); this form takes matrices"),
         (lambda: tucker(tensor(3, 4), (4, 4)), r"ranks are \(4, 4\)"),
         (lambda: tucker(tensor(3, 4), (2,)), r"0 to \(3, 4\)"),
+        (
+            lambda: lotra(tensor(3, 4, 2), (4, 1, 1), generator=seeded()),
+            r"ranks are \(4, 1, 1\); legal are one per mode",
+        ),
+        (lambda: slim((3, 4, 2), (1, 1), power=1.0, generator=seeded()), r"ranks are \(1, 1\)"),
     ],
 )
 def test_errors_say_what_came_and_what_is_legal(make, words):

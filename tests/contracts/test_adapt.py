@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, hessian
 
-from lissome.adapt import Adapted, Tucker, lora, lora_xs, pissa, svd, tucker
+from lissome.adapt import Adapted, Tucker, adalora, lora, lora_xs, lotra, pissa, svd, tucker
 from tests.oracles import tucker as oracle
 
 
@@ -57,6 +57,12 @@ FORMS = {
     "lora-xs": ("wide.weight", lambda W: lora_xs(W, 2, scale=2.0)),
     "lora-xs 0": ("hidden.weight", lambda W: lora_xs(W, 0)),
     "lora-xs full": ("hidden.weight", lambda W: lora_xs(W, 5)),
+    "adalora": ("wide.weight", lambda W: adalora(W, 2, generator=seeded(), scale=0.5)),
+    "adalora 0": ("hidden.weight", lambda W: adalora(W, 0, generator=seeded())),
+    "lotra": ("cube", lambda W: lotra(W, (1, 3, 2), generator=seeded())),
+    "lotra of a matrix": ("wide.weight", lambda W: lotra(W, 3, generator=seeded())),
+    "lotra full": ("cube", lambda W: lotra(W, 9, generator=seeded())),
+    "lotra 0": ("cube", lambda W: lotra(W, (0, 3, 2), generator=seeded())),
     "pissa": ("wide.weight", lambda W: pissa(W, 2)),
     "pissa 0": ("hidden.weight", lambda W: pissa(W, 0)),
     "pissa full": ("hidden.weight", lambda W: pissa(W, 5)),

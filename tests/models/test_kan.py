@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lissome._errors import UsageError
 from lissome.adapt import Adapted, lora, tucker
 from lissome.calculus import derivatives, explain
-from lissome.models import KAN, KANLayer
+from lissome.models import KAN, KANLayer, SlimKANLayer
 from lissome.models.bases import BASES
 from lissome.models.regrid import update_grid
 from tests.oracles import splines as oracle
@@ -197,5 +197,54 @@ def test_a_moved_grid_comes_back_from_a_state_dict():
     ],
 )
 def test_what_cannot_be_is_told(call, says):
+    with pytest.raises(UsageError, match=says):
+        call()
+
+
+# Slim KAN
+
+
+@every_basis
+def test_a_slim_layer_is_the_layer_of_its_dense_tensor(name):
+    slim, whole = (
+        SlimKANLayer(5, 4, (3, 2, 4), name=name, generator=seeded()).double(),
+        KANLayer(5, 4, name=name).double(),
+    )
+    with torch.no_grad():
+        whole.weight.copy_(slim.tensor())
+    x = points(9, 5)
+    torch.testing.assert_close(slim(x), whole(x), rtol=1e-10, atol=1e-12)
+
+
+def test_a_slim_network_starts_with_outputs_of_a_size():
+    layer = SlimKANLayer(80, 60, 8, generator=seeded(2)).double()
+    assert layer(points(300, 80)).std().item() == pytest.approx(0.25, rel=0.4)
+    again = SlimKANLayer(80, 60, 8, generator=seeded(2)).double()
+    assert torch.equal(again.tensor(), layer.tensor())
+    again.reset(seeded(3))
+    assert not torch.equal(again.tensor(), layer.tensor())
+    again.reset(seeded(2))
+    assert torch.equal(again.tensor(), layer.tensor())
+
+
+def test_a_slim_network_has_derivatives_in_one_pass_and_few_numbers():
+    net = KAN(3, width=6, depth=2, ranks=(3, 2, 3), generator=seeded()).double()
+    z = points(6, 3)
+    ours, truth = (derivatives(net, z, (0,), ((1.0, 1.0, 2.0),), mode=mode) for mode in ("one-pass", "nested"))
+    for mine, other in zip(fields(ours), fields(truth), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-10)
+    full = sum(p.numel() for p in KAN(3, width=6, depth=2).parameters())
+    assert sum(p.numel() for p in net.parameters()) < full / 2
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: KAN(3, ranks=0), "ranks are 0; legal are one number, or three"),
+        (lambda: KAN(3, ranks=(1, 2)), r"ranks are \(1, 2\); legal are one number, or three"),
+        (lambda: update_grid(KAN(3, ranks=2).double(), points(5, 3)), "the grid of a Slim KAN stays"),
+    ],
+)
+def test_what_a_slim_network_cannot_be_is_told(call, says):
     with pytest.raises(UsageError, match=says):
         call()

@@ -2,7 +2,7 @@
 
 from lissome.adapt.adapted import Adapted
 from lissome.adapt.choice import RankChoice
-from lissome.adapt.forms import adalora, lora, lora_xs, pissa, singular_values, svd, tucker
+from lissome.adapt.forms import adalora, lora, lora_xs, lotra, pissa, singular_values, slim, svd, tucker
 from lissome.adapt.methods import METHODS, Method, adapt, large, reinitialize
 from lissome.adapt.ranks import compensated, select_ranks, smoothed
 from lissome.adapt.reach import reach
@@ -24,11 +24,13 @@ __all__ = [
     "large",
     "lora",
     "lora_xs",
+    "lotra",
     "pissa",
     "reach",
     "reinitialize",
     "select_ranks",
     "singular_values",
+    "slim",
     "smoothed",
     "svd",
     "tucker",

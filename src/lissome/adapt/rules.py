@@ -166,7 +166,7 @@ def measured(terms: Terms) -> Mask:
 
     quota, kept = terms.cutting(), np.ones(terms.n, dtype=bool)
     while quota.left:
-        j = min(np.flatnonzero(quota.open), key=lambda j: loss(_without(kept, j)))
+        j = min(np.flatnonzero(quota.open).tolist(), key=lambda j: loss(_without(kept, j)))
         quota.take(j)
         kept = _without(kept, j)
         if loss(kept) == math.inf:
@@ -283,7 +283,7 @@ def _neighbours(terms: Terms, kept: Mask) -> Iterator[Mask]:
         i, j = np.unravel_index(place, change.shape)
         if change[i, j] == np.inf:
             return
-        near = _without(kept, rows[i])
+        near = _without(kept, int(rows[i]))
         near[cut[j]] = True
         yield near
 

@@ -16,15 +16,65 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lissome._errors import UsageError
+from lissome.adapt import Tucker, slim
 from lissome.models.bases import Basis, basis
 from lissome.models.mlp import Shift
 
 SMALL = 0.15  # splines at the start, of what keeps the variance: at 1 a network fails on its own task
+SILU_SQUARE = 0.094  # mean square of silu on [-1, 1]
 SILU = 1.5  # silu part at the start, over the root of the inputs
 
 
-class KANLayer(nn.Module):
-    """(N, inputs) -> (N, outputs); a function of one number on each edge.
+class Edges(nn.Module):
+    """What layers share that have a function of one number on each edge: (N, inputs) -> (N, outputs).
+
+    Args:
+        inputs: numbers of a point.
+        outputs: numbers of a value.
+        name: of the basis: bspline, chebyshev, fourier or rbf; see `bases`.
+        intervals: G of the basis.
+        order: of B-splines; also adds to the degree of `chebyshev`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, name: str, intervals: int, order: int):
+        super().__init__()
+        for what, size in (("inputs", inputs), ("outputs", outputs)):
+            if size < 1:
+                raise UsageError(f"{what} is {size}; a layer needs at least 1")
+        self.inputs, self.outputs = inputs, outputs
+        self.basis: Basis = basis(name, inputs, intervals=intervals, order=order)
+
+    def tensor(self) -> Tensor:
+        """Return W (outputs, K, inputs)."""
+        raise NotImplementedError
+
+    def functions(self, x: Tensor) -> Tensor:
+        """Return all functions at x (N, inputs), (N, K, inputs), silu last."""
+        return torch.cat([self.basis(x), F.silu(x)[:, None]], 1)
+
+    def mix(self, x: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Return y, its slopes (N, outputs, inputs), and how a gradient at y weighs second derivatives in x.
+
+        The last maps (N or 1, outputs) to sum_q g_q d2y_q / dx_p^2, (N, inputs); y has no mixed ones.
+        """
+        value, first, second = self.basis.taylor(x)
+        s = torch.sigmoid(x)
+        d = s * (1 - s)
+        bends = (x * s, s + x * d, d * (2 + x * (1 - 2 * s)))
+        value, first, second = (
+            torch.cat([part, bend[:, None]], 1) for part, bend in zip((value, first, second), bends, strict=True)
+        )
+        W = self.tensor()
+        slope = torch.einsum("nkp,qkp->nqp", first, W)
+
+        def curve(gradient: Tensor) -> Tensor:
+            return ((gradient @ W.flatten(1)).view(-1, *W.shape[1:]) * second).sum(1)
+
+        return value.flatten(1) @ W.flatten(1).T, slope, curve
+
+
+class KANLayer(Edges):
+    """A layer with all of W, one number for each function on each edge.
 
     Splines start at normal numbers of 0.15 times the size that keeps the variance, silu at 1.5 / sqrt(inputs).
 
@@ -53,12 +103,7 @@ class KANLayer(nn.Module):
         order: int = 3,
         generator: torch.Generator | None = None,
     ):
-        super().__init__()
-        for what, size in (("inputs", inputs), ("outputs", outputs)):
-            if size < 1:
-                raise UsageError(f"{what} is {size}; a layer needs at least 1")
-        self.inputs, self.outputs = inputs, outputs
-        self.basis: Basis = basis(name, inputs, intervals=intervals, order=order)
+        super().__init__(inputs, outputs, name, intervals, order)
         self.weight = nn.Parameter(torch.empty(outputs, self.basis.size + 1, inputs))
         self.reset(generator)
 
@@ -69,37 +114,75 @@ class KANLayer(nn.Module):
             self.weight[:, :-1].normal_(0, size, generator=generator)
             self.weight[:, -1].normal_(0, SILU / self.inputs**0.5, generator=generator)
 
-    def functions(self, x: Tensor) -> Tensor:
-        """Return all functions at x (N, inputs), (N, K, inputs), silu last."""
-        return torch.cat([self.basis(x), F.silu(x)[:, None]], 1)
+    def tensor(self) -> Tensor:
+        """Return W (outputs, K, inputs)."""
+        return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (N, outputs)."""
         return self.functions(x).flatten(1) @ self.weight.flatten(1).T
 
-    def mix(self, x: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """Return y, its slopes (N, outputs, inputs), and how a gradient at y weighs second derivatives in x.
 
-        The last maps (N or 1, outputs) to sum_q g_q d2y_q / dx_p^2, (N, inputs); y has no mixed ones.
-        """
-        value, first, second = self.basis.taylor(x)
-        s = torch.sigmoid(x)
-        d = s * (1 - s)
-        bends = (x * s, s + x * d, d * (2 + x * (1 - 2 * s)))
-        value, first, second = (
-            torch.cat([part, bend[:, None]], 1) for part, bend in zip((value, first, second), bends, strict=True)
-        )
-        W = self.weight  # (outputs, K, inputs)
-        slope = torch.einsum("nkp,qkp->nqp", first, W)
+class SlimKANLayer(Edges):
+    """A layer whose tensor is a Tucker form from the start, without a full one behind it: Slim KAN (arXiv 2502.06153).
 
-        def curve(gradient: Tensor) -> Tensor:
-            return ((gradient @ W.flatten(1)).view(-1, *W.shape[1:]) * second).sum(1)
+    Args:
+        inputs: numbers of a point.
+        outputs: numbers of a value.
+        ranks: (out, basis, in), of which each is cut to the size of its mode; one number stands for all.
+        name: as in `KANLayer`.
+        intervals: as there.
+        order: as there.
+        generator: draws the start.
 
-        return value.flatten(1) @ W.flatten(1).T, slope, curve
+    Raises:
+        UsageError: as there, or ranks that are not one or three numbers of at least 1.
+
+    >>> sum(p.numel() for p in SlimKANLayer(64, 64, 4).parameters()), 64 * 9 * 64
+    (612, 36864)
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        ranks: int | Sequence[int],
+        *,
+        name: str = "bspline",
+        intervals: int = 5,
+        order: int = 3,
+        generator: torch.Generator | None = None,
+    ):
+        asked = [ranks] * 3 if isinstance(ranks, int) else list(ranks)
+        if len(asked) != 3 or any(r < 1 for r in asked):
+            raise UsageError(f"ranks are {ranks}; legal are one number, or three for (out, basis, in), of at least 1")
+        super().__init__(inputs, outputs, name, intervals, order)
+        self.ranks = [min(r, d) for r, d in zip(asked, (outputs, self.basis.size + 1, inputs), strict=True)]
+        self.form = self._drawn(generator)
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Draw a new start."""
+        drawn = dict(self._drawn(generator).named_parameters())
+        with torch.no_grad():
+            for name, part in self.form.named_parameters():
+                part.copy_(drawn[name])
+
+    def _drawn(self, generator: torch.Generator | None) -> Tucker:
+        shape = (self.outputs, self.basis.size + 1, self.inputs)
+        power = self.basis.mean_square() + SILU_SQUARE
+        return slim(shape, self.ranks, power=power, generator=generator or torch.default_generator)
+
+    def tensor(self) -> Tensor:
+        """Return W (outputs, K, inputs)."""
+        return self.form.dense()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y (N, outputs), without forming W."""
+        return self.form(self.functions(x), modes=2)
 
 
 class KAN(nn.Module):
-    """Layers of `KANLayer`; (N, inputs) -> (N, outputs).
+    """Layers of `KANLayer` or, with ranks, of `SlimKANLayer`; (N, inputs) -> (N, outputs).
 
     Args:
         inputs: numbers of a point; the grid is [-1, 1].
@@ -109,6 +192,7 @@ class KAN(nn.Module):
         name: of the basis.
         intervals: G of the basis.
         order: of B-splines.
+        ranks: of Slim KAN layers (out, basis, in), each at most the size of its mode; None is full layers.
         offset: subtracted from the points, one number for each.
         generator: draws the start.
 
@@ -129,6 +213,7 @@ class KAN(nn.Module):
         name: str = "bspline",
         intervals: int = 5,
         order: int = 3,
+        ranks: int | Sequence[int] | None = None,
         offset: Sequence[float] | None = None,
         generator: torch.Generator | None = None,
     ):
@@ -141,7 +226,11 @@ class KAN(nn.Module):
         self.shift = Shift(torch.tensor(list(offset) if offset is not None else [0.0] * inputs))
         sizes = [inputs, *[width] * depth, outputs]
         same = {"name": name, "intervals": intervals, "order": order, "generator": generator}
-        self.layers = nn.Sequential(*(KANLayer(before, after, **same) for before, after in itertools.pairwise(sizes)))
+        if ranks is None:
+            layers = [KANLayer(before, after, **same) for before, after in itertools.pairwise(sizes)]
+        else:
+            layers = [SlimKANLayer(before, after, ranks, **same) for before, after in itertools.pairwise(sizes)]
+        self.layers = nn.Sequential(*layers)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Draw a new start."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lissome._errors import UsageError
-from lissome.models.kan import KAN, KANLayer
+from lissome.models.kan import KAN, Edges, KANLayer
 from lissome.models.splines import BSpline
 
 GRID = 1e-4  # e
@@ -43,7 +43,7 @@ def update_grid(model: KAN | KANLayer, data: Tensor, intervals: int | None = Non
     Raises:
         UsageError: a basis without a grid; data of another shape, none, or not finite; a share or number out of range.
     """
-    inputs = model.inputs if isinstance(model, KANLayer) else model.layers[0].inputs
+    inputs = model.inputs if isinstance(model, Edges) else model.layers[0].inputs
     if data.ndim != 2 or data.shape[1] != inputs or not len(data):
         raise UsageError(f"data have shape {tuple(data.shape)}; legal is (N, {inputs}) with N at least 1")
     if not bool(data.isfinite().all()):
@@ -52,19 +52,22 @@ def update_grid(model: KAN | KANLayer, data: Tensor, intervals: int | None = Non
         raise UsageError(f"uniform is {uniform}; legal is a share above 0 and up to 1")
     if intervals is not None and intervals < 1:
         raise UsageError(f"intervals is {intervals}; legal are 1 and more")
-    layers = [module for module in model.modules() if isinstance(module, KANLayer)]
+    layers = [module for module in model.modules() if isinstance(module, Edges)]
     for layer in layers:
+        if not isinstance(layer, KANLayer):
+            raise UsageError("the grid of a Slim KAN stays: its few numbers do not hold every other function's")
         if not isinstance(layer.basis, BSpline):
             raise UsageError(f"a basis of kind {type(layer.basis).__name__} has no grid; legal is bspline")
     before, entered = _run(model, layers, data)
     for layer, x in zip(layers, entered, strict=True):
+        assert isinstance(layer, KANLayer)
         _move(layer, x, intervals, uniform)
     size = before.square().mean().sqrt()
     change = (model(data) - before).square().mean().sqrt()
     return float(change / size) if size > 0 else float(change)
 
 
-def _run(model: nn.Module, layers: list[KANLayer], data: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _run(model: nn.Module, layers: list[Edges], data: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return the outputs, and what entered each layer."""
     entered = list[Tensor]()
     handles = [layer.register_forward_pre_hook(lambda _, given: entered.append(given[0])) for layer in layers]
