@@ -200,7 +200,7 @@ def test_what_cannot_be_asked_is_told(options, says):
 
 
 def test_a_budget_above_all_terms_is_told():
-    with pytest.raises(UsageError, match="budget is 9; legal are 0 to 8"):
+    with pytest.raises(UsageError, match="budget is 9; legal is a whole number from 0 to 8"):
         JointRanks(network(), Toy(), Schedule(9, steps=50))
 
 

@@ -40,6 +40,9 @@ def test_the_cubic_is_that_of_the_paper():
         (dict(budget=1, steps=10, warmup=-1), "warmup is -1"),
         (dict(budget=1, steps=10, warmup=6, last=4), "leave 0 to cut in"),
         (dict(budget=1, steps=10, every=0), "every is 0"),
+        (dict(budget=1.5, steps=10), "budget is 1.5; legal are whole numbers"),
+        (dict(budget=1, steps=None), "steps is None; legal are whole numbers"),
+        (dict(budget=1, steps=10, warmup=True), "warmup is True; legal are whole numbers"),
     ],
 )
 def test_what_leaves_no_course_is_told(given_, says):

@@ -123,7 +123,10 @@ def bad_labels():
 
 ASKED_WRONGLY = {
     "budget 0": ({"budget": 0}, "budget is 0; legal are 1 to 24, for peft has no LoRA without a term"),
-    "budget above all": ({"budget": 25}, "budget is 25; legal is a whole number from 0 to 24"),
+    "budget above all": ({"budget": 25}, "budget is 25; legal are 1 to 24, for peft has no LoRA without a term"),
+    "a budget in words": ({"budget": "8"}, "budget is '8'; legal are 1 to 24"),
+    "layers that may keep nothing": ({"most": 0}, "most is 0, which leaves no term"),
+    "one batch for a list": ({"batches": batches("bert")[0]}, "batches is a dict; legal is a list of batches"),
     "budget below the least": ({"least": 1}, "budget is 5; legal is a whole number from 6 to 24"),
     "an unknown adapter": ({"adapter": "defualt"}, "unknown adapter 'defualt'; .*did you mean 'default'"),
     "an unknown basis": ({"basis": "svdd"}, "unknown basis 'svdd'"),

@@ -36,7 +36,7 @@ def callback(model, **options):
     return RankCallback(model, pool, Schedule(BUDGET, STEPS, warmup=4, last=6, every=4), **options)
 
 
-def train(place, resume=None, **options):
+def train(place, resume=None, settings=None, eval_dataset=None, **options):
     model = fresh()
     ranks = callback(model, **options)
     arguments = TrainingArguments(
@@ -45,13 +45,13 @@ def train(place, resume=None, **options):
         per_device_train_batch_size=4,
         learning_rate=1e-2,
         weight_decay=0.1,
-        save_steps=12,
+        **({"save_steps": 12} | (settings or {})),
         report_to=[],
         disable_tqdm=True,
         use_cpu=True,
         seed=3,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=[ranks])
+    trainer = Trainer(model=model, args=arguments, train_dataset=Rows(), eval_dataset=eval_dataset, callbacks=[ranks])
     trainer.train(resume_from_checkpoint=resume)
     return model.eval(), ranks
 
@@ -130,11 +130,37 @@ def test_terms_come_back_as_they_left():
     assert torch.equal(logits(model), before)
 
 
+def test_a_run_goes_on_from_a_checkpoint_elsewhere(trained, tmp_path):
+    place, model, _, options = trained
+    there = str(place / "checkpoint-12")
+    again, _ = train(tmp_path, resume=there, checkpoint=there, **options)
+    assert torch.equal(logits(again), logits(model))
+
+
+def test_the_best_checkpoint_comes_with_its_own_terms(tmp_path):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 8, "save_steps": 8}
+    model, ranks = train(tmp_path, settings=best | {"metric_for_best_model": "loss"}, eval_dataset=Rows())
+    before = logits(model)
+    ranks.finish_()
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=1e-5)
+
+
+def test_ending_before_the_schedule_does_is_told():
+    model = fresh()
+    ranks = callback(model)
+    with pytest.warns(UserWarning, match="^24 terms are at work where 5 were wanted: training ended before the"):
+        ranks.finish_()
+    with pytest.raises(UsageError, match="cut already"):
+        ranks.gated.finish_()
+
+
 def test_what_cannot_be_asked_is_told():
     with pytest.raises(UsageError, match="batches is empty"):
         RankCallback(fresh(), [], Schedule(2, 20))
     with pytest.raises(UsageError, match="budget is 99"):
         RankCallback(fresh(), [{}], Schedule(99, 20))
+    with pytest.raises(UsageError, match="budget is 2"):
+        RankCallback(fresh(), [{}], Schedule(2, 20), least=3)
     gated = GatedLora(fresh())
     gated.put({path: torch.zeros(RANK, dtype=torch.bool) for path in gated.work})
     with pytest.raises(UsageError, match="no term is at work"):

@@ -16,6 +16,7 @@ from transformers import (
     BertForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -30,20 +31,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 
 SMALL = ["--set", "batches=2", "--set", "size=2", "--set", "length=16"]
 TEXT = "the cat sat on the mat and the dog ran off; " * 40
+LLAMA = dict(
+    vocab_size=256,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    max_position_embeddings=64,
+)
 BERT = dict(vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
 MODELS = {
     "causal": (
-        lambda: LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=256,
-                hidden_size=16,
-                intermediate_size=24,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                max_position_embeddings=64,
-            )
-        ),
+        lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
         dict(target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM"),
     ),
     "masked": (lambda: BertForMaskedLM(BertConfig(**BERT)), dict(target_modules=["query", "value"])),
@@ -239,6 +239,14 @@ def other(kind, place):
     if kind == "a label missing":
         rows = [{"text": TEXT[:20]} | ({"label": 1} if i != 3 else {}) for i in range(20)]
         data.write_text("\n".join(map(json.dumps, rows)))
+    if kind == "no padding label":
+        model = LlamaForSequenceClassification(LlamaConfig(**LLAMA, num_labels=2))
+        model.save_pretrained(base)
+        moved(model, dict(target_modules=["q_proj"], task_type="SEQ_CLS")).save_pretrained(adapter)
+    if kind == "one label":
+        model = BertForSequenceClassification(BertConfig(**BERT, num_labels=1))
+        model.save_pretrained(base)
+        moved(model, MODELS["classes"][1]).save_pretrained(adapter)
     if kind == "no such label":
         data.write_text("\n".join(json.dumps({"text": TEXT[:20], "label": "good"}) for _ in range(20)))
     if kind == "another":
@@ -308,6 +316,8 @@ def other(kind, place):
         ("holes", [], "lacks weights of its model, 1 of them, such as model.norm.weight"),
         ("labels of two kinds", [], "has the label True; legal are 0 to 1"),
         ("a label missing", [], "text 4 of"),
+        ("no padding label", [], "has no pad_token_id"),
+        ("one label", [], "has one label, as for regression"),
         (
             "no such label",
             [],

@@ -16,7 +16,9 @@ from torch import Tensor
 from lissome._errors import RunError, UsageError, unknown
 from lissome.adapt.basis import Rotation
 from lissome.adapt.choice import RankChoice
+from lissome.adapt.quota import shares
 from lissome.adapt.ranks import compensated, select_ranks, smoothed
+from lissome.adapt.rules import RULES
 from lissome.allocation.gates import CHUNK, Gates, Loss, measuring
 from lissome.allocation.moments import rotations
 from lissome.allocation.terms import Terms
@@ -140,6 +142,9 @@ def weigh(
     Raises:
         UsageError: anything asked wrongly; a loss that is not finite or has no graph; terms that were never trained.
     """
+    if isinstance(batches, Mapping | Tensor):
+        raise UsageError(f"batches is a {type(batches).__name__}; legal is a list of batches")
+    batches = list(batches)
     if not batches:
         raise UsageError("batches is empty; give at least one, a fixed few are enough")
     if kind not in BENT:
@@ -187,5 +192,8 @@ def choose(
     Raises:
         UsageError: as `weigh` and `adapt.select_ranks`.
     """
+    if rule not in RULES:  # said before anything is measured
+        raise unknown("rule", rule, RULES)
+    shares(budget, {layer: len(A) for layer, (_, A) in terms.halves().items()}, least, most)
     found = weigh(terms, loss, batches, **weighing)
     return found.choose(budget, rule=rule, least=least, most=most, compensate=compensate, generator=generator)

@@ -22,6 +22,7 @@ from lissome._errors import UsageError, unknown
 from lissome._types import Objective
 from lissome.adapt import RULES
 from lissome.adapt.basis import BASES, unturned
+from lissome.adapt.quota import shares
 from lissome.adapt.ranks import select_ranks, smoothed
 from lissome.adapt.rules import STRAIGHT
 from lissome.allocation.gated import Frozen, Gated, GatedForms, opened
@@ -91,8 +92,7 @@ class JointRanks:
         self.limit, self.seed = limit, seed
         self.basis, self.moments = basis, {"probe": probe} if probe is not None else {"residual": residual}
         self.layers = {layer: len(work) for layer, work in self.gated.at_work().items()}
-        if schedule.budget > sum(self.layers.values()):
-            raise UsageError(f"budget is {schedule.budget}; legal are 0 to {sum(self.layers.values())}, all terms")
+        shares(schedule.budget, self.layers, least, most)
         self.history: list[dict[str, Any]] = []
         self.optimizers: list[torch.optim.Optimizer] = []
         self.frozen = Frozen(self.gated, [])
@@ -120,6 +120,8 @@ class JointRanks:
         gradient, blocks, score, gates = self._weigh(fresh, work)
         open_ = torch.ones_like(work) if self.regrow else work
         layers, index = _shared(self.layers, open_), open_.nonzero().flatten()
+        if not len(index):
+            return
         choice = select_ranks(
             gradient[index],
             _restricted(blocks, open_),
@@ -160,6 +162,7 @@ class JointRanks:
         terms = self.gated.terms
         with opened(self.gated), measuring(terms.model):
             gates = Gates(terms, self.objective.loss, fresh, {name: unturned(r) for name, r in self.layers.items()})
+            gates.check()
             like = gates.ones()
             now = dict(zip(like, work.split(list(self.layers.values())), strict=True))
             at = {layer: now[layer].to(one) for layer, one in like.items()}

@@ -35,6 +35,10 @@ class Schedule:
     every: int | None = None
 
     def __post_init__(self):
+        for name in ("budget", "steps", "warmup", "last", "every"):
+            value = getattr(self, name)
+            if type(value) is not int and (value is not None or name in ("budget", "steps")):
+                raise UsageError(f"{name} is {value!r}; legal are whole numbers")
         if self.budget < 0:
             raise UsageError(f"budget is {self.budget}; legal are 0 and more")
         if self.steps < 1:

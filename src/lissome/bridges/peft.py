@@ -89,10 +89,12 @@ def choose_ranks(
     generator = torch.Generator().manual_seed(seed)
     drawn = probe or (lambda net, batch: sampled_likelihood(net, batch, generator))
     options = {"basis": "kronecker", "compensate": False, "generator": generator} | options
-    if budget < 1:
-        raise UsageError(f"budget is {budget}; legal are 1 to {terms.count}, for peft has no LoRA without a term")
+    if type(budget) is not int or not 1 <= budget <= terms.count:
+        raise UsageError(f"budget is {budget!r}; legal are 1 to {terms.count}, for peft has no LoRA without a term")
     options["least"] = terms.least(options.get("least", 0))
     allocation = choose(terms, loss or own_loss, batches, budget, probe=drawn, **options)
+    if not any(allocation.ranks.values()):
+        raise UsageError(f"most is {options['most']}, which leaves no term, and peft has no LoRA without one")
     return PeftRanks(*terms.patterns(allocation.ranks), allocation, terms.adapter)
 
 

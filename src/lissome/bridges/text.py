@@ -235,10 +235,13 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _tokens(loaded: Loaded, text: str) -> Tensor:
+def _tokens(loaded: Loaded, text: str, *, special: bool = False) -> Tensor:
     if loaded.tokenizer is None:
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long() if text else torch.zeros(0).long()
-    found = loaded.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    try:
+        found = loaded.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise UsageError(f"the tokenizer cannot read the text: {_said(error)}") from error
     tokens = torch.tensor(found, dtype=torch.long)
     _check_vocabulary(loaded, tokens)
     return tokens
@@ -266,7 +269,12 @@ def _masked(loaded: Loaded, part: Tensor, generator: torch.Generator) -> dict[st
 def _classes(
     loaded: Loaded, rows: list[dict[str, Any]], file: Path, batches: int, size: int, length: int
 ) -> list[dict[str, Tensor]]:
-    names, wanted = loaded.model.config.label2id, batches * size
+    config, wanted = loaded.model.config, batches * size
+    names, pad = config.label2id, getattr(config, "pad_token_id", None)
+    if len(names) < 2:
+        raise UsageError("the classifier has one label, as for regression; legal here are two and more")
+    if pad is None and size > 1:
+        raise UsageError("the classifier's config has no pad_token_id, without which it takes rows one by one; set one")
     if file.suffix != ".jsonl":
         raise UsageError(f"'{file}' has no labels; a classifier needs a .jsonl file of lines with text and label")
     if bare := next((number for number, row in enumerate(rows, 1) if "label" not in row), None):
@@ -281,11 +289,11 @@ def _classes(
             legal = f"0 to {len(names) - 1}, or the model's names for them: {', '.join(map(str, names))}"
             raise UsageError(f"'{file}' has the label {row['label']!r}; legal are {legal}")
         labels.append(label)
-        texts.append(_tokens(loaded, row["text"])[:length])
+        texts.append(_tokens(loaded, row["text"], special=True)[:length])
     found = []
     for number in range(batches):
         ids = [texts[i] if len(texts[i]) else torch.zeros(1).long() for i in range(number, wanted, batches)]
-        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)  # (size, longest)
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad or 0)  # (size, longest)
         seen = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
         found.append({"input_ids": padded, "attention_mask": seen, "labels": torch.tensor(labels[number::batches])})
     return found

@@ -6,11 +6,13 @@ itself is kept here, and beside each checkpoint of the Trainer. See `allocation.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -89,6 +91,8 @@ class GatedLora:
 
     def finish_(self) -> nn.Module:
         """Cut the terms out of work for good, in place; the model is ready for `save_pretrained`."""
+        if self.terms.sizes() != {path: len(work) for path, work in self.work.items()}:
+            raise UsageError("the terms out of work are cut already; train on the model as it is")
         kept = {path: work.nonzero().flatten() for path, work in self.work.items()}
         if not any(len(indices) for indices in kept.values()):
             raise UsageError("no term is at work, and peft has no LoRA without a term; take a budget of 1 or more")
@@ -127,6 +131,7 @@ class RankCallback(TrainerCallback):
         probe: for the bases `whitened` and `kronecker`; None is the log-probability of labels drawn from the model.
         adapter: its name; None is the active one.
         batches_each: how many of them, at each choice.
+        checkpoint: the Trainer's folder that is gone on from, if it is not in the output directory.
         least: terms that a layer keeps at least, one number or by layer.
         options: `rule`, `basis`, `regrow` (off here if not given) and the others of `allocation.JointRanks`.
 
@@ -147,12 +152,13 @@ class RankCallback(TrainerCallback):
         probe: Callable[[nn.Module, Any], Tensor] | None = None,
         adapter: str | None = None,
         batches_each: int = 2,
+        checkpoint: str | Path | None = None,
         least: int | Mapping[str, int] = 0,
         **options: Any,
     ):
         if not batches:
             raise UsageError("batches is empty; give at least one")
-        self.gated = GatedLora(model, adapter)
+        self.gated, self.checkpoint = GatedLora(model, adapter), checkpoint
         pool = _Pool(batches, loss or own_loss)
         least = self.gated.terms.least(least)
         # final cuts: on language models terms that come back cost more than they brought
@@ -168,11 +174,25 @@ class RankCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """Go on from what the checkpoint keeps, if training does."""
         if state.global_step:
-            place = Path(args.output_dir) / f"checkpoint-{state.global_step}" / FILE
-            if not place.is_file():
-                raise RunError(f"'{place}' is missing, so the terms out of work cannot come back; train from the start")
-            self.gated.load_state(load_file(place))
+            self._load(Path(self.checkpoint or Path(args.output_dir) / f"checkpoint-{state.global_step}"))
         self.joint.begin(state.global_step, self.gated.terms.model, _inner(named.get("optimizer")))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Take the terms of the best checkpoint, where the Trainer has loaded that."""
+        if args.load_best_model_at_end and state.best_model_checkpoint:
+            self._load(Path(state.best_model_checkpoint))
+
+    def _load(self, folder: Path) -> None:
+        place = folder / FILE
+        if not place.is_file():
+            raise RunError(
+                f"'{place}' is missing, so it is not known which terms were at work; name the checkpoint's folder by "
+                "checkpoint=, or train from the start"
+            )
+        try:
+            self.gated.load_state(load_file(place))
+        except SafetensorError as error:
+            raise RunError(f"'{place}' is damaged ({error}); train from an earlier checkpoint") from error
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """Hold the terms out of work."""
@@ -194,7 +214,14 @@ class RankCallback(TrainerCallback):
             write(place / FILE, save(self.gated.state()))
 
     def finish_(self) -> nn.Module:
-        """Cut the terms out of work for good, in place, and return the model."""
+        """Cut the terms out of work for good, in place, and return the model; warn where more are left than wanted."""
+        left, wanted = sum(int(work.sum()) for work in self.gated.at_work().values()), self.joint.schedule.budget
+        if left > wanted:
+            warnings.warn(
+                f"{left} terms are at work where {wanted} were wanted: training ended before the schedule's "
+                f"{self.joint.schedule.steps} steps",
+                stacklevel=2,
+            )
         return self.gated.finish_()
 
 
