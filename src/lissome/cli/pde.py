@@ -53,6 +53,9 @@ def solve(
     parameter: Annotated[list[str] | None, typer.Option(help="name=number; may repeat.")] = None,
     dimension: Annotated[int | None, typer.Option(help="Space dimension, where the family leaves it open.")] = None,
     constraint: Constraint = None,
+    network: Annotated[
+        str | None, typer.Option(help="mlp, kan or slim-kan; its sizes by --set network.width=16.")
+    ] = None,
     optimizer: Optimizer = None,
     steps: Steps = None,
     seconds: Seconds = None,
@@ -71,6 +74,7 @@ def solve(
         "parameters": merged(parameter or []) or None,
         "dimension": dimension,
         "constraint": constraint,
+        "network.kind": network,
         "training.optimizer": optimizer,
         **common(steps, seconds, seed, device, dtype, quick),
     }

@@ -351,6 +351,12 @@ class Problem:
                         f"the network's '{name}' is {type(module).__name__}, whose second derivative is 0, and family"
                         f" '{self.family.name}' needs it: take relu3, tanh, sin or gelu"
                     )
+                smooth = getattr(module, "smooth", None)  # continuous derivatives of a basis
+                if isinstance(smooth, int) and smooth < 2:
+                    raise UsageError(
+                        f"the network's '{name}' is a {type(module).__name__} with {smooth} continuous derivatives, and"
+                        f" family '{self.family.name}' needs 2: take order 3 or more"
+                    )
         self._smooth.add(model)
 
 

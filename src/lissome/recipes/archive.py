@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 
 from lissome._errors import UsageError
 from lissome.adapt import Adapted
-from lissome.models import MLP
+from lissome.models import KAN, MLP
 from lissome.optim import checkpoint
 from lissome.pde import Family, Problem
 from lissome.pde.registry import member
@@ -78,14 +79,19 @@ def load_solution(run: Path) -> Solution:
 
 def build(problem: Problem, settings: NetworkSettings, seed: int) -> nn.Module:
     """Return a new network for a problem, from a seed."""
-    return MLP(
-        problem.inputs,
-        width=settings.width,
-        depth=settings.depth,
-        activation=settings.activation,
-        offset=problem.offset,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    return network_of(problem.inputs, settings, torch.Generator().manual_seed(seed), problem.offset)
+
+
+def network_of(
+    inputs: int, settings: NetworkSettings, generator: torch.Generator, offset: Sequence[float] | None = None
+) -> nn.Module:
+    """Return a new network of so many inputs and one output."""
+    same: dict[str, Any] = {"width": settings.width, "depth": settings.depth, "offset": offset, "generator": generator}
+    if settings.kind == "mlp":
+        return MLP(inputs, activation=settings.activation, **same)
+    ranks = settings.ranks if settings.kind == "slim-kan" else None
+    same |= {"name": settings.basis, "intervals": settings.intervals, "order": settings.order}
+    return KAN(inputs, ranks=ranks, **same)
 
 
 def _solved(run: Path) -> Solution:
@@ -123,16 +129,19 @@ def _check_own(run: Path, model: nn.Module) -> None:
 
 def made_of(settings: SolveSettings) -> dict[str, Any]:
     """Return what a summary keeps of the settings that no weight tells of."""
-    return {"network": settings.network.model_dump(), "constraint": settings.constraint}
+    return {"network": settings.network.model_dump(mode="json"), "constraint": settings.constraint}
 
 
 def _check_unchanged(run: Path, settings: SolveSettings) -> None:
     """Refuse settings that were edited after the run in what its weights do not tell."""
     summary = read_json(run / "summary.json")
+    # a run of an earlier version had what is usual now
+    usual = {"network": NetworkSettings().model_dump(mode="json")}
     for key, now in made_of(settings).items():
-        if key in summary and summary[key] != now:
+        kept = summary.get(key, now)
+        if (usual.get(key, {}) | kept if isinstance(kept, dict) else kept) != now:
             raise UsageError(
-                f"'{run / 'settings.yaml'}' says {key} {now}, and the run was made with {summary[key]}: put that back"
+                f"'{run / 'settings.yaml'}' says {key} {now}, and the run was made with {kept}: put that back"
             )
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lissome._errors import Interrupted, RunError, UsageError
 from lissome._files import write
 from lissome._version import __version__
-from lissome.models import MLP
 from lissome.optim.journal import Journal
 from lissome.optim.machine import stoppable
 from lissome.pde.family import Family
@@ -25,6 +26,7 @@ from lissome.pde.registry import families as known_families
 from lissome.pde.registry import load_family
 from lissome.recipes import directory
 from lissome.recipes.abreast import abreast, between
+from lissome.recipes.archive import network_of
 from lissome.recipes.bench_report import draw, slug
 from lissome.recipes.bench_results import FORMAT, Results, made_by, merged, read
 from lissome.recipes.bench_settings import BenchSettings, member_of
@@ -204,8 +206,7 @@ def _all(targets: Sequence[str]) -> list[str]:
 
 
 def _check_adapters(settings: BenchSettings) -> None:
-    network = settings.network
-    tried = MLP(2, width=network.width, depth=network.depth, activation=network.activation)
+    tried = network_of(2, settings.network, torch.Generator().manual_seed(0))
     for adapter in settings.adapters:
         adapted_by(tried, adapter, settings.rank, 0)
 

@@ -27,9 +27,21 @@ class Strict(BaseModel):
 class NetworkSettings(Strict):
     """The network of a solution."""
 
+    kind: Literal["mlp", "kan", "slim-kan"] = "mlp"
     width: int = Field(default=64, ge=1, description="neurons of each hidden layer")
     depth: int = Field(default=2, ge=1, description="hidden layers")
-    activation: Literal["tanh", "sin", "gelu", "relu3"] = "gelu"
+    activation: Literal["tanh", "sin", "gelu", "relu3"] = Field(default="gelu", description="of an mlp")
+    basis: Literal["bspline", "chebyshev", "fourier", "rbf"] = Field(default="bspline", description="of a KAN")
+    intervals: int = Field(default=5, ge=1, description="of the grid of a KAN")
+    order: int = Field(default=3, ge=0, description="of B-splines")
+    ranks: tuple[int, int, int] = Field(default=(8, 4, 8), description="of a Slim KAN: outputs, basis, inputs")
+
+    @field_validator("ranks")
+    @classmethod
+    def _at_least_one(cls, ranks: tuple[int, int, int]) -> tuple[int, int, int]:
+        if min(ranks) < 1:
+            raise ValueError(f"ranks are {ranks}; legal are three numbers of at least 1")
+        return ranks
 
 
 class PointSettings(Strict):
