@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from lissome._errors import UsageError
-from lissome.adapt import METHODS, Adapted, adapt, large, lora, reinitialize, svd
-from lissome.models import MLP
+from lissome.adapt import METHODS, Adapted, adapt, fitting, large, lora, reinitialize, svd
+from lissome.models import KAN, MLP
 
 
 def seeded(seed=0):
@@ -58,6 +58,8 @@ def test_every_method_but_scratch_starts_at_the_base(method):
         ("lora-xs", {"small": False}, 16**2),
         ("lora-xs", {"rank": 3, "small": False}, 9),
         ("pissa", {"rank": 2, "small": False}, 2 * 2 * 64),
+        ("lotra", {"small": False}, 4 * 4 + 2 * 4 * 64),
+        ("lotra", {"ranks": (2, 3), "small": False}, 2 * 3 + 5 * 64),
         ("last", {}, 65),
         ("full", {}, 11 * 64 + 64 + 64 * 64 + 64 + 65),
         ("scratch", {}, 11 * 64 + 64 + 64 * 64 + 64 + 65),
@@ -166,3 +168,39 @@ class Bare(nn.Module):
 def test_errors_say_what_came_and_what_is_legal(make, words):
     with pytest.raises(UsageError, match=words):
         make()
+
+
+def kan():
+    return KAN(3, width=6, depth=2, generator=seeded(2)).double()
+
+
+def test_the_large_tensors_of_a_kan_are_those_of_its_hidden_layers():
+    assert large(kan()) == ["layers.1.weight"]
+    assert fitting(kan()) == ["lotra", "last", "full", "scratch"]
+    assert "lotra" not in fitting(network())
+    assert {"svd", "lora", "last"} <= set(fitting(network()))
+
+
+def test_lotra_adapts_a_kan_from_where_it_is():
+    base, z = kan(), torch.rand(5, 3, generator=seeded(), dtype=torch.float64)
+    model = adapt(base, "lotra", ranks=(2, 3, 4), small=False, generator=seeded())
+    assert model.count() == 2 * 3 * 4 + 2 * 6 + 3 * 9 + 4 * 6
+    torch.testing.assert_close(model(z), base(z), rtol=1e-12, atol=1e-12)
+    assert adapt(base, "lotra", rank=2, generator=seeded()).forms()["layers.1.weight"].ranks == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "says"),
+    [
+        ("svd", {}, r"the weight has shape \(6, 9, 6\); this form takes matrices: take lotra or tucker"),
+        ("full", {"ranks": (1, 1, 1)}, r"ranks=\[1, 1, 1\] has no meaning for the method 'full'; it is for lotra"),
+        (
+            "lotra",
+            {"ranks": (7, 1, 1)},
+            r"ranks are \(7, 1, 1\); legal are one per mode of the weight, 0 to \(6, 9, 6\)",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_kan_is_told(method, options, says):
+    with pytest.raises(UsageError, match=says):
+        adapt(kan(), method, generator=seeded(), **options)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lissome._errors import UsageError
 from lissome.adapt import adapt
-from lissome.adapt.forms import lora, lora_xs, pissa, svd
+from lissome.adapt.forms import lora, lora_xs, lotra, pissa, svd, tucker
 from lissome.adapt.reach import reach
 from lissome.adapt.tucker import Tucker
 
@@ -88,7 +88,7 @@ def test_float32_and_a_network_of_its_own():
 @pytest.mark.parametrize(
     ("form", "update", "sentence"),
     [
-        (svd(torch.eye(3), None), torch.ones(3, 2), r"the update has shape \(3, 2\); legal is a matrix of the form's"),
+        (svd(torch.eye(3), None), torch.ones(3, 2), r"the update has shape \(3, 2\); legal is the form's"),
         (svd(torch.eye(3), None), torch.zeros(3, 3), "the update is zero or not finite"),
         (svd(torch.eye(3), None), torch.full((3, 3), torch.nan), "the update is zero or not finite"),
         (Tucker([torch.eye(3), torch.eye(3)]), torch.ones(3, 3), "has no trained part"),
@@ -97,3 +97,28 @@ def test_float32_and_a_network_of_its_own():
 def test_what_cannot_be_followed_is_refused(form, update, sentence):
     with pytest.raises(UsageError, match=sentence):
         reach(form, update)
+
+
+@few
+@given(seed=seeds, ranks=st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5)))
+def test_a_tensor_of_the_ranks_is_followed_whole_and_another_as_far_as_it_can_be_truncated(seed, ranks):
+    W = drawn(4, 3, 5, seed=seed)
+    form = lotra(W, ranks, generator=torch.Generator().manual_seed(seed))
+    inside = tucker(drawn(4, 3, 5, seed=seed + 1), ranks)
+    low = Tucker(inside.factors, inside.core.detach(), base="replace").dense()
+    assert reach(form, low) == pytest.approx(1.0, abs=1e-9)
+    any_ = drawn(4, 3, 5, seed=seed + 2)
+    cut = tucker(any_, ranks)
+    left = (any_ - Tucker(cut.factors, cut.core.detach(), base="replace").dense()).square().sum() / any_.square().sum()
+    assert reach(form, any_) == pytest.approx(1 - left.item(), abs=1e-9)
+
+
+@few
+@given(seed=seeds)
+def test_a_core_of_a_tensor_reaches_what_its_factors_span(seed):
+    form = tucker(drawn(4, 3, 5, seed=seed), (2, 2, 3))
+    moved = Tucker(form.factors, drawn(2, 2, 3, seed=seed + 1), base="replace").dense()
+    assert reach(form, moved) == pytest.approx(1.0, abs=1e-9)
+    update = drawn(4, 3, 5, seed=seed + 2)
+    kept = torch.einsum("abc,ai,bj,ck->ijk", update, *form.factors)
+    assert reach(form, update) == pytest.approx((kept.square().sum() / update.square().sum()).item(), abs=1e-9)

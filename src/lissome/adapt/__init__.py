@@ -3,7 +3,7 @@
 from lissome.adapt.adapted import Adapted
 from lissome.adapt.choice import RankChoice
 from lissome.adapt.forms import adalora, lora, lora_xs, lotra, pissa, singular_values, slim, svd, tucker
-from lissome.adapt.methods import METHODS, Method, adapt, large, reinitialize
+from lissome.adapt.methods import METHODS, Method, adapt, fitting, large, reinitialize
 from lissome.adapt.ranks import compensated, select_ranks, smoothed
 from lissome.adapt.reach import reach
 from lissome.adapt.rules import RULES
@@ -21,6 +21,7 @@ __all__ = [
     "adalora",
     "adapt",
     "compensated",
+    "fitting",
     "large",
     "lora",
     "lora_xs",

@@ -7,7 +7,7 @@ others, first and last layers and biases, are *small*. A method says what become
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lissome._errors import UsageError, unknown
 from lissome.adapt.adapted import Adapted, match
-from lissome.adapt.forms import adalora, lora, lora_xs, pissa, svd
+from lissome.adapt.forms import adalora, lora, lora_xs, lotra, pissa, svd
 from lissome.adapt.tucker import Tucker
 
 Rule = str | Callable[[Tensor], Tucker]
@@ -31,6 +31,7 @@ class Method:
     last: str = ""  # what becomes of the last layer, if not the same as of its tier
     rank: int | None = None  # of the form, when none is asked; None is the full rank
     fresh: bool = False  # trained parameters start anew
+    ways: int = 2  # of the tensors that its form is made for
 
     @property
     def formed(self) -> bool:
@@ -44,6 +45,7 @@ FORMS: dict[str, Callable[[Tensor, int | None, torch.Generator | None], Tucker]]
     "adalora": lambda weight, rank, generator: adalora(weight, _given(rank), generator=_drawn(generator, "adalora")),
     "lora-xs": lambda weight, rank, generator: lora_xs(weight, _given(rank)),
     "pissa": lambda weight, rank, generator: pissa(weight, _given(rank)),
+    "lotra": lambda weight, rank, generator: lotra(weight, _given(rank), generator=_drawn(generator, "lotra")),
 }
 
 METHODS: dict[str, Method] = {
@@ -51,6 +53,7 @@ METHODS: dict[str, Method] = {
     "lora": Method("lora", "train", rank=4),
     "lora-xs": Method("lora-xs", "train", rank=16),
     "pissa": Method("pissa", "train", rank=4),
+    "lotra": Method("lotra", "train", rank=4, ways=3),
     "last": Method("freeze", "freeze", last="train"),
     "full": Method("train", "train"),
     "scratch": Method("train", "train", fresh=True),
@@ -62,6 +65,7 @@ def adapt(
     method: str = "svd",
     *,
     rank: int | None = None,
+    ranks: Sequence[int] | None = None,
     small: bool | None = None,
     rules: Mapping[str, Rule] | None = None,
     generator: torch.Generator | None = None,
@@ -69,15 +73,16 @@ def adapt(
     """Return a copy of a trained network, ready to be trained on a new task by a method.
 
     `svd` (SVD-PINNs, arXiv 2211.08760) trains the singular values of the large matrices; `lora`,
-    `lora-xs`, `pissa` put that form on them; `last` trains the last layer, `full` everything, and
-    `scratch` everything from newly drawn weights. The first four train all small parameters whole
-    as well, so that they are comparable; `small=False` trains the forms alone.
+    `lora-xs`, `pissa` put that form on them, and `lotra` one on the tensors of a KAN (arXiv 2502.06153); `last`
+    trains the last layer, `full` everything, and `scratch` everything from newly drawn weights. Those with a form
+    train all small parameters whole as well, so that they are comparable; `small=False` trains the forms alone.
 
     Args:
         model: any module; it is not changed.
         method: a name in `METHODS`.
         rank: of the forms; None is the full rank for svd, 4 for lora and pissa, 16 for lora-xs, or the
-            matrix's smaller side where that is less.
+            matrix's smaller side where that is less. For lotra it is that of every mode, up to its size.
+        ranks: of lotra, one for each mode, such as (out, basis, in) for a KAN; in place of `rank`.
         small: whether the small parameters are trained, for the methods with a form.
         rules: glob on parameter paths -> the name of a form, `train`, `freeze`, or a function from a
             weight to a form; they come after the method's own, and a later rule wins.
@@ -100,8 +105,12 @@ def adapt(
         verdict |= dict.fromkeys(match(pattern, parameters), rule)
 
     forms: dict[str, Tucker] = {}
+    if ranks is not None and chosen.large != "lotra":
+        raise UsageError(f"ranks={list(ranks)} has no meaning for the method '{method}'; it is for lotra")
     for path, rule in verdict.items():
-        if callable(rule):
+        if rule == "lotra" and ranks is not None:
+            forms[path] = lotra(parameters[path], ranks, generator=_drawn(generator, "lotra"))
+        elif callable(rule):
             forms[path] = rule(parameters[path])
         elif rule in FORMS:
             forms[path] = FORMS[rule](parameters[path], _rank(parameters[path], rule, rank), generator)
@@ -118,15 +127,21 @@ def adapt(
 
 
 def large(model: nn.Module) -> list[str]:
-    """Return the paths of the large parameters: the hidden matrices.
+    """Return the paths of the large parameters: the hidden matrices, or tensors (out, K, in) of a KAN.
 
-    Of the two-dimensional parameters, in the order of registration, the first and the last belong to the
-    input and the output and are small. Of those between, a matrix is large when its smaller side is at
-    least half of the largest smaller side.
+    Of these, in the order of registration, the first and the last belong to the input and the output and are
+    small. Of those between, one is large when its smaller side, of outputs and inputs, is at least half of the
+    largest smaller side.
     """
-    matrices = {path: min(p.shape) for path, p in model.named_parameters() if p.dim() == 2}
+    matrices = {path: min(p.shape[0], p.shape[-1]) for path, p in model.named_parameters() if p.dim() in (2, 3)}
     hidden = dict(list(matrices.items())[1:-1])
     return [path for path, side in hidden.items() if 2 * side >= max(hidden.values())]
+
+
+def fitting(model: nn.Module) -> list[str]:
+    """Return the methods that suit a model: those whose form is made for its large parameters, or that have none."""
+    ways = {model.get_parameter(path).dim() for path in large(model)}
+    return [name for name, method in METHODS.items() if not method.formed or ways == {method.ways}]
 
 
 @runtime_checkable
@@ -184,9 +199,9 @@ def _verdict(model: nn.Module, method: Method, small: bool | None) -> dict[str, 
 
 
 def _rank(weight: Tensor, form: str, rank: int | None) -> int | None:
-    if rank is not None or form not in METHODS or METHODS[form].rank is None or weight.dim() != 2:
+    if rank is not None or form not in METHODS or METHODS[form].rank is None or weight.dim() not in (2, 3):
         return rank
-    return min(_given(METHODS[form].rank), *weight.shape)
+    return min(_given(METHODS[form].rank), weight.shape[0], weight.shape[-1])
 
 
 def _start_anew(adapted: Adapted, fresh: nn.Module) -> None:

@@ -9,7 +9,8 @@ much of that lies in the kept subspace. Where the factors are frozen the reachab
     core diagonal   g^T G^+ g,  g_k = u_k^T Delta v_k,  G = (U1^T U1) * (U2^T U2) entry by entry
 
 Where both are trained it is the matrices of rank r, and the best one is the truncated decomposition (C. Eckart,
-G. Young 1936) of Delta and of what the form was at the start together.
+G. Young 1936) of Delta and of what the form was at the start together. For tensors it is that of the Tucker ranks,
+found by HOOI, so what is told is a lower bound.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ import torch
 from torch import Tensor
 
 from lissome._errors import UsageError
+from lissome.adapt.forms import tucker
 from lissome.adapt.tucker import Tucker, contract
 
 
 def reach(form: Tucker, update: Tensor) -> float:
-    """Return the share in [0, 1] of an update (out, in) that the form, as it is at the start, can follow.
+    """Return the share in [0, 1] of an update (d1, ..., dn) that the form, as it is at the start, can follow.
 
     Args:
-        form: of a matrix, with trained parts, as a constructor of `adapt` made it.
+        form: with trained parts, as a constructor of `adapt` made it; of a tensor, the core alone or all of them.
         update: what is to be followed, not zero.
 
     Raises:
@@ -35,8 +37,8 @@ def reach(form: Tucker, update: Tensor) -> float:
     >>> reach(form, torch.tensor([[3.0, 0.0], [4.0, 0.0]]))
     0.36
     """
-    if form.ways != 2 or tuple(update.shape) != form.shape:
-        raise UsageError(f"the update has shape {tuple(update.shape)}; legal is a matrix of the form's, {form.shape}")
+    if tuple(update.shape) != form.shape:
+        raise UsageError(f"the update has shape {tuple(update.shape)}; legal is the form's, {form.shape}")
     if not form.trained:
         raise UsageError(f"the form '{form.kind}' has no trained part; legal is one that has, as train=['core']")
     delta = update.detach().double()
@@ -45,9 +47,16 @@ def reach(form: Tucker, update: Tensor) -> float:
         raise UsageError("the update is zero or not finite; legal is one that has a direction")
     parts = [factor.detach().double() for factor in form.factors]
     core = None if form.core is None else form.core.detach().double()
-    free = [f"factor{j}" in form.trained for j in range(2)]
+    free = [f"factor{j}" in form.trained for j in range(form.ways)]
+    start = form.scale * contract(_ones(parts) if core is None else core, parts)
+    if form.ways > 2 and form.core_kind == "full" and (all(free) or not any(free)):
+        bases = tucker(delta + start, form.ranks).factors if all(free) else [_basis(part) for part in parts]
+        wanted = delta + start if all(free) else delta
+        left = float(wanted.square().sum() - contract(wanted, [U.double().mT for U in bases]).square().sum())
+        return min(1.0, max(0.0, 1 - left / whole))
+    if form.ways > 2:
+        raise UsageError(f"the form '{form.kind}' of a tensor trains {', '.join(form.trained)}; legal is a full core")
     if all(free):
-        start = form.scale * contract(_ones(parts) if core is None else core, parts)
         left = torch.linalg.svdvals(delta + start)[min(form.ranks) :]
         return min(1.0, max(0.0, 1 - float(left.square().sum()) / whole))
     if any(free):  # X M^T for any X, or its mirror image

@@ -91,6 +91,7 @@ def adapt(
         list[str] | None, typer.Option(help=f"{', '.join(METHODS)}, or auto: by a short trial; repeat for more.")
     ] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the small forms.")] = None,
+    ranks: Annotated[str | None, typer.Option(help="Of lotra: outputs, basis, inputs, such as 4,4,4.")] = None,
     optimizer: Annotated[
         list[str] | None, typer.Option(help="Such as adam or gauss-newton; several are compared; may repeat.")
     ] = None,
@@ -112,6 +113,7 @@ def adapt(
         "targets": [pairs(text) for text in parameter] if parameter else None,
         "methods": split(method),
         "rank": rank,
+        "ranks": ranks.split(",") if ranks else None,
         **optimizers(optimizer),
         **common(steps, seconds, seed, device, dtype, quick),
     }

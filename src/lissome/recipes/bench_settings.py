@@ -13,7 +13,7 @@ from lissome.recipes.settings import METHODS, NetworkSettings, PointSettings, St
 PLACES = ("near", "middle", "far")
 OPTIMIZERS = ("adam", "lbfgs", "ssbroyden", "gauss-newton")
 ONLY = "-only"  # behind the name of an adapter with forms: its forms alone are trained, no small layer
-FORMED = ("svd", "lora", "lora-xs", "pissa")
+FORMED = ("svd", "lora", "lora-xs", "pissa", "lotra")
 ADAPTERS = (*METHODS, *(f"{name}{ONLY}" for name in FORMED))
 QUICK: dict[str, Any] = {
     "families": ["allen-cahn", "heat", "helmholtz"],

@@ -72,6 +72,8 @@ class Cell:
         options: dict[str, Any] = {}
         if METHODS[self.method].formed:
             options = {"rank": self.settings.rank, "small": self.settings.small}
+        if self.method == "lotra":
+            options["ranks"] = self.settings.ranks
         generator = torch.Generator().manual_seed(self.settings.seed)
         return adapter(self.base.network, self.method, generator=generator, **options)
 
@@ -148,6 +150,8 @@ def cells(settings: AdaptSettings, base: Solution) -> list[Cell]:
     if settings.rank is not None and not any(METHODS[method].formed for method in settings.methods):
         formed = ", ".join(name for name, method in METHODS.items() if method.formed)
         raise UsageError(f"rank={settings.rank} has no meaning for {', '.join(settings.methods)}; it is for {formed}")
+    if settings.ranks is not None and "lotra" not in settings.methods:
+        raise UsageError(f"ranks={settings.ranks} has no meaning for {', '.join(settings.methods)}; it is for lotra")
     targets = [base.family.at(**target) for target in settings.targets]
     owns = _owns(settings, base)
     found = [

@@ -18,7 +18,7 @@ from typing import Any
 
 from lissome._errors import Interrupted, LissomeError, RunError, UsageError
 from lissome._files import write_json
-from lissome.adapt import METHODS, large
+from lissome.adapt import METHODS, fitting
 from lissome.optim import Budget, Result, keep_memory
 from lissome.pde import Problem
 from lissome.recipes.archive import Solution
@@ -47,8 +47,7 @@ def opened(settings: AdaptSettings, base: Solution) -> AdaptSettings:
     """
     if AUTO not in settings.methods:
         return settings
-    forms = bool(large(base.network))
-    tried = [name for name, each in METHODS.items() if not each.fresh and (forms or not each.formed)]
+    tried = [name for name in fitting(base.network) if not METHODS[name].fresh]
     names = [name for given in settings.methods for name in (tried if given == AUTO else [given])]
     return settings.model_copy(update={"methods": list(dict.fromkeys(names))})
 

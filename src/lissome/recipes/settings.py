@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from lissome._errors import UsageError, unknown
 from lissome.recipes.course import USUAL, course, usual
 
-METHODS = ("svd", "lora", "lora-xs", "pissa", "last", "full", "scratch")
+METHODS = ("svd", "lora", "lora-xs", "pissa", "lotra", "last", "full", "scratch")
 AUTO = "auto"  # in the place of a method: the one that a short trial finds best
 OPTIMIZER = "gauss-newton"  # docs/choosing.md compares
 
@@ -176,6 +176,9 @@ class AdaptSettings(Common):
     )
     rank: int | None = Field(
         default=None, ge=0, description="rank of the small forms; null takes the method's own default"
+    )
+    ranks: list[int] | None = Field(
+        default=None, description="of lotra: outputs, basis, inputs; null is `rank` for each, up to its size"
     )
     small: bool = Field(default=True, description="train biases, first and last layer beside the forms")
 
