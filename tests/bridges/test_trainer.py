@@ -148,7 +148,9 @@ def test_the_best_checkpoint_comes_with_its_own_terms(tmp_path):
 def test_ending_before_the_schedule_does_is_told():
     model = fresh()
     ranks = callback(model)
-    with pytest.warns(UserWarning, match="^24 terms are at work where 5 were wanted: training ended before the"):
+    work = ranks.gated.at_work()
+    ranks.gated.put({path: mask & (torch.arange(RANK) > 0) for path, mask in work.items()})
+    with pytest.warns(UserWarning, match="^18 terms are at work where 5 were wanted: training ended before the"):
         ranks.finish_()
     with pytest.raises(UsageError, match="cut already"):
         ranks.gated.finish_()
@@ -159,6 +161,8 @@ def test_what_cannot_be_asked_is_told():
         RankCallback(fresh(), [], Schedule(2, 20))
     with pytest.raises(UsageError, match="budget is 99"):
         RankCallback(fresh(), [{}], Schedule(99, 20))
+    with pytest.raises(UsageError, match="budget is 0; legal are 1 and more"):
+        RankCallback(fresh(), [{}], Schedule(0, 20))
     with pytest.raises(UsageError, match="budget is 2"):
         RankCallback(fresh(), [{}], Schedule(2, 20), least=3)
     gated = GatedLora(fresh())

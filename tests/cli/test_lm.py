@@ -137,6 +137,7 @@ def test_a_page_maps_the_layers_and_draws_the_budget(lissome, causal, tmp_path):
 def test_show_says_where_the_page_is(lissome, causal, tmp_path):
     lissome(*ask(*causal, "--out", tmp_path / "run"))
     assert "is a choice of ranks: its page is" in lissome.complaint("show", tmp_path / "run")
+    assert "is a choice of ranks" in lissome.complaint("compare", tmp_path / "run", "--out", tmp_path / "both")
     (tmp_path / "run" / "ranks.json").unlink()
     assert "lm ranks --resume --out" in lissome.complaint("show", tmp_path / "run")
 
@@ -157,6 +158,13 @@ def test_terms_may_be_taken_as_they_were_trained(lissome, causal, tmp_path):
     assert found["basis"] == "trained"
     (tmp_path / "run" / "ranks.json").unlink()
     lissome("lm", "ranks", "--resume", "--out", tmp_path / "run")
+
+
+def test_another_tokenizer_is_not_gone_on_with(lissome, causal, tmp_path):
+    lissome(*ask(*causal, "--out", tmp_path / "run"))
+    said = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text()) | {"tokenizer": str(causal[0])}
+    (tmp_path / "run" / "settings.yaml").write_text(yaml.safe_dump(said))
+    assert "tokenizer" in lissome.complaint("lm", "ranks", "--resume", "--out", tmp_path / "run")
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["model", "adapter", "data"])
@@ -309,7 +317,7 @@ def other(kind, place):
         ("binary", [], "is no text in UTF-8"),
         ("short", [], "has 5 tokens, too few"),
         ("lines", [], "line 1 of"),
-        ("broken", ["--basis", "svd"], "hold numbers that are not finite"),
+        ("broken", ["--basis", "svd"], "the loss of batch 0 is nan; legal is a finite number"),
         ("many", ["--rule", "exhaustive"], "looks at all sets of 24 terms; legal are up to 20"),
         ("another", [], "was trained on another model than"),
         ("scaling", [], "holds an adapter of type IA3; legal is LORA"),

@@ -85,8 +85,13 @@ class RankChoice:
         shown = ", ".join(f"{name} {rank} of {self.layers[name]}" for name, rank in list(ranks.items())[:8])
         more = f" and {len(ranks) - 8} more layers" if len(ranks) > 8 else ""
         measured = "" if self.measured is None else f", measured {self.measured:.3g} from {self.before:.3g}"
+        fewer = (
+            f" (a budget of {self.budget} is more than the layers may keep)"
+            if sum(ranks.values()) < self.budget
+            else ""
+        )
         return (
-            f"{self.rule} keeps {sum(ranks.values())} of {total} terms: {shown}{more}\n"
+            f"{self.rule} keeps {sum(ranks.values())} of {total} terms{fewer}: {shown}{more}\n"
             f"change of the loss: predicted {self.predicted:.3g}{measured}\n"
             f"{self.certificate}"
         )

@@ -6,7 +6,7 @@ SubLoRA (arXiv 2507.01841) for any model that has `Terms`: nothing is written in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from lissome.adapt.basis import Rotation
 from lissome.adapt.choice import RankChoice
 from lissome.adapt.quota import shares
 from lissome.adapt.ranks import compensated, select_ranks, smoothed
-from lissome.adapt.rules import RULES
+from lissome.adapt.rules import LARGEST, RULES
 from lissome.allocation.gates import CHUNK, Gates, Loss, measuring
 from lissome.allocation.moments import rotations
 from lissome.allocation.terms import Terms
@@ -142,7 +142,7 @@ def weigh(
     Raises:
         UsageError: anything asked wrongly; a loss that is not finite or has no graph; terms that were never trained.
     """
-    if isinstance(batches, Mapping | Tensor):
+    if isinstance(batches, Mapping | Tensor) or not isinstance(batches, Iterable):
         raise UsageError(f"batches is a {type(batches).__name__}; legal is a list of batches")
     batches = list(batches)
     if not batches:
@@ -158,7 +158,10 @@ def weigh(
     with measuring(terms.model):
         gates.check()
         functions = [lambda g, batch=batch: bent.at(g, batch) for batch in batches]
-        expansion = quadratic(functions, gates.ones(), kind=kind, limit=limit, chunk=chunk)
+        try:
+            expansion = quadratic(functions, gates.ones(), kind=kind, limit=limit, chunk=chunk)
+        except (UsageError, RunError) as error:
+            raise type(error)(f"the loss as a function of gates x: {error}") from error
     return Weighed(gates, turned, basis, expansion)
 
 
@@ -194,6 +197,8 @@ def choose(
     """
     if rule not in RULES:  # said before anything is measured
         raise unknown("rule", rule, RULES)
+    if rule == "exhaustive" and (n := sum(len(A) for _, A in terms.halves().values())) > LARGEST:
+        raise UsageError(f"rule 'exhaustive' looks at all sets of {n} terms; legal are up to {LARGEST}: take 'swap'")
     shares(budget, {layer: len(A) for layer, (_, A) in terms.halves().items()}, least, most)
     found = weigh(terms, loss, batches, **weighing)
     return found.choose(budget, rule=rule, least=least, most=most, compensate=compensate, generator=generator)

@@ -21,7 +21,8 @@ from lissome._files import write
 from lissome.adapt.basis import Rotation, unturned
 from lissome.allocation import JointRanks, Schedule
 from lissome.allocation.gated import Parts, opened
-from lissome.bridges.peft import PeftTerms, own_loss, sampled_likelihood
+from lissome.bridges.labels import own_loss, sampled_likelihood
+from lissome.bridges.peft import PeftTerms
 
 try:
     from transformers import TrainerCallback
@@ -158,6 +159,8 @@ class RankCallback(TrainerCallback):
     ):
         if not batches:
             raise UsageError("batches is empty; give at least one")
+        if schedule.budget < 1:
+            raise UsageError(f"budget is {schedule.budget}; legal are 1 and more, for peft has no LoRA without a term")
         self.gated, self.checkpoint = GatedLora(model, adapter), checkpoint
         pool = _Pool(batches, loss or own_loss)
         least = self.gated.terms.least(least)

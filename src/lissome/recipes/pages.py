@@ -21,17 +21,7 @@ def show(run: str | Path) -> list[dict[str, Any]]:
             replication or choice of ranks, which draw their own pages; or a file in it is broken.
     """
     run = Path(run)
-    if (run / "cells.jsonl").exists():
-        page = run / "index.html"
-        raise UsageError(f"'{run}' is a benchmark or a replication: its page is {page}, and --resume draws it again")
-    if (run / "ranks.json").exists():
-        raise UsageError(
-            f"'{run}' is a choice of ranks: its page is {run / 'index.html'}, its figures are in ranks.json"
-        )
-    if (run / "weighed").is_dir():
-        raise UsageError(
-            f"'{run}' is a choice of ranks that was stopped: `lissome lm ranks --resume --out {run}` goes on"
-        )
+    _check_kind(run)
     begun = sorted(place.parent for place in run.glob("*/*/settings.yaml"))
     if is_comparison(run):
         again(run)
@@ -51,13 +41,30 @@ def compare(runs: Sequence[str | Path], out: str | Path, title: str | None = Non
     """Put runs on one page in `out`; return the rows.
 
     Raises:
-        UsageError: a directory holds no run, or a file in it is broken; or `out` holds something, but for an earlier
-            page of `compare`.
+        UsageError: a directory holds no run, or has a page of its own kind, or a file in it is broken; or `out` holds
+            something, but for an earlier page of `compare`.
     """
     out = Path(out)
     _check_free(out)
+    for run in runs:
+        _check_kind(Path(run))
     report.compare(runs, out, title)
     return _rows(out)
+
+
+def _check_kind(run: Path) -> None:
+    """Refuse what has a page of its own kind."""
+    if (run / "cells.jsonl").exists():
+        page = run / "index.html"
+        raise UsageError(f"'{run}' is a benchmark or a replication: its page is {page}, and --resume draws it again")
+    if (run / "ranks.json").exists():
+        raise UsageError(
+            f"'{run}' is a choice of ranks: its page is {run / 'index.html'}, its figures are in ranks.json"
+        )
+    if (run / "weighed").is_dir():
+        raise UsageError(
+            f"'{run}' is a choice of ranks that was stopped: `lissome lm ranks --resume --out {run}` goes on"
+        )
 
 
 def _is_cell(run: Path) -> bool:

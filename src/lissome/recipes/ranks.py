@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from lissome._errors import Interrupted, RunError, UsageError
 from lissome._files import write, write_json
-from lissome.adapt.basis import Rotation
+from lissome.adapt.basis import Rotation, unturned
 from lissome.adapt.quota import shares
 from lissome.adapt.rules import LARGEST
 from lissome.allocation import Gates, Weighed, measuring, rotations
 from lissome.allocation.gates import CHUNK
-from lissome.bridges.peft import PeftRanks, PeftTerms, cut_adapter_, own_loss, sampled_likelihood
+from lissome.bridges.labels import own_loss, sampled_likelihood
+from lissome.bridges.peft import PeftRanks, PeftTerms, cut_adapter_
 from lissome.bridges.text import load, quiet, read
 from lissome.calculus import Quadratic, merged, quadratic
 from lissome.recipes import directory
@@ -34,6 +35,8 @@ from lissome.report.ranks import page
 from lissome.report.read import read_json
 
 POINTS = 8  # budgets along which the loss is drawn
+READ = (".json", ".safetensors")  # of a folder
+LARGE = 100_000_000  # bytes of a file that is not read to know it again
 SLOW = ("measured", "exhaustive")  # rules that are asked for the chosen budget alone
 Batches = Sequence[Mapping[str, Tensor]]
 
@@ -117,21 +120,25 @@ def _inputs(settings: RanksSettings, place: Path) -> dict[str, str]:
     Raises:
         UsageError: the adapter, the data or the model is another one by now.
     """
-    now = {name: _stamp(Path(getattr(settings, name))) for name in ("model", "adapter", "data")}
+    asked = {name: getattr(settings, name) for name in ("model", "adapter", "data", "tokenizer")}
+    now = {name: _stamp(Path(place)) for name, place in asked.items() if place is not None}
     before = read_json(place) if place.is_file() else now
-    if changed := [name for name in now if now[name] != before.get(name)]:
-        found = getattr(settings, changed[0])
-        raise UsageError(f"'{found}' has changed since its terms were weighed; name another directory by --out")
+    if changed := [name for name in asked if now.get(name) != before.get(name)]:
+        said = f"{changed[0]} '{asked[changed[0]]}'"
+        raise UsageError(f"{said} has changed since its terms were weighed; name another directory by --out")
     return now
 
 
 def _stamp(place: Path) -> str:
-    """Return a digest of a file, or of the settings and weights of a folder by size and time: those may be large."""
-    if place.is_file():
-        return hashlib.sha256(place.read_bytes()).hexdigest()
-    files = sorted(path for path in place.iterdir() if path.suffix in (".json", ".safetensors"))
-    told = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+    """Return a digest of a file, or of the settings and weights of a folder; large ones by size and time."""
+    digest = hashlib.sha256()
+    files = [place] if place.is_file() else sorted(path for path in place.iterdir() if path.suffix in READ)
+    for path in files:
+        told = path.stat()
+        digest.update(path.name.encode())
+        small = told.st_size < LARGE
+        digest.update(path.read_bytes() if small else f"{told.st_size} {told.st_mtime_ns}".encode())
+    return digest.hexdigest()
 
 
 def _weigh(
@@ -146,6 +153,8 @@ def _weigh(
 
     bar.expect(2 * len(batches))
     place = kept / "basis.safetensors"
+    with measuring(terms.model):
+        Gates(terms, own_loss, batches, {path: unturned(r) for path, r in terms.sizes().items()}).check()
     if place.is_file():
         turned = _rotations(_read(place))
     else:
@@ -156,7 +165,6 @@ def _weigh(
     turned = {layer: Rotation(*(each.to(terms.device) for each in X)) for layer, X in turned.items()}
     gates = Gates(terms, own_loss, batches, turned)
     with measuring(terms.model):
-        gates.check()
         found = [_expansion(gates, batch, settings.limit, kept / f"batch-{k}.safetensors", bar)
                  for k, batch in enumerate(batches)]  # fmt: skip
     return Weighed(gates, turned, settings.basis, merged(found))
