@@ -72,7 +72,10 @@ def papers(as_json: Json = False) -> None:
 @app.command()
 def replicate(
     paper: Annotated[str | None, typer.Argument(help="A paper's name, such as arcm.")] = None,
-    data: Annotated[list[Path] | None, typer.Option(help="What the paper is run on: LIBSVM files (arcm), or two texts (sublora); may repeat.")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="What the paper is run on: LIBSVM files (arcm), or two texts (sublora); may repeat."),
+    ] = None,
     out: Out = Path("runs/replicate"),
     seeds: Annotated[int | None, typer.Option(help="Repetitions; the paper's own, 5 or 3, if not given.")] = None,
     jobs: Jobs = None,

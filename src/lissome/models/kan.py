@@ -186,7 +186,7 @@ class KAN(nn.Module):
 
     Args:
         inputs: numbers of a point; the grid is [-1, 1].
-        width: of each hidden layer.
+        width: of each hidden layer; or one number for each, whatever the depth, and none for a single layer.
         depth: number of hidden layers, at least 1.
         outputs: numbers of a value.
         name: of the basis.
@@ -207,7 +207,7 @@ class KAN(nn.Module):
         self,
         inputs: int,
         *,
-        width: int = 16,
+        width: int | Sequence[int] = 16,
         depth: int = 2,
         outputs: int = 1,
         name: str = "bspline",
@@ -218,13 +218,16 @@ class KAN(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        for what, size in {"inputs": inputs, "width": width, "depth": depth, "outputs": outputs}.items():
+        if depth < 1:
+            raise UsageError(f"depth is {depth}; a KAN needs at least 1")
+        hidden = [width] * depth if isinstance(width, int) else list(width)
+        for what, size in [("inputs", inputs), *(("width", each) for each in hidden), ("outputs", outputs)]:
             if size < 1:
                 raise UsageError(f"{what} is {size}; a KAN needs at least 1")
         if offset is not None and len(offset) != inputs:
             raise UsageError(f"offset has {len(offset)} numbers; the network has {inputs} inputs")
         self.shift = Shift(torch.tensor(list(offset) if offset is not None else [0.0] * inputs))
-        sizes = [inputs, *[width] * depth, outputs]
+        sizes = [inputs, *hidden, outputs]
         same = {"name": name, "intervals": intervals, "order": order, "generator": generator}
         if ranks is None:
             layers = [KANLayer(before, after, **same) for before, after in itertools.pairwise(sizes)]
