@@ -49,6 +49,7 @@ def network(method="lora", rank=4):
 
 
 def joint(model, **options):
+    options = {"rule": "reverse", "regrow": True, "basis": "trained"} | options
     schedule = Schedule(BUDGET, steps=STEPS, warmup=10, last=15, every=7)
     return JointRanks(model, Toy(), schedule, points=64, **options)
 
@@ -174,7 +175,7 @@ def test_the_gradient_where_all_are_at_work_is_exact_for_a_quadratic_loss():
         def residual(self, model, batch):
             return (model(batch["x"]) - 1.0).flatten()
 
-    ranks = JointRanks(model, Linear(), Schedule(1, steps=10), points=64, batches=1)
+    ranks = JointRanks(model, Linear(), Schedule(1, steps=10), rule="reverse", basis="trained", points=64, batches=1)
     work = torch.tensor([True, False, True])
     ranks.gated.put({"0.weight": work})
     moved, *_ = ranks._weigh(ranks._fresh(5), work)
@@ -202,6 +203,17 @@ def test_what_cannot_be_asked_is_told(options, says):
 def test_a_budget_above_all_terms_is_told():
     with pytest.raises(UsageError, match="budget is 9; legal is a whole number from 0 to 8"):
         JointRanks(network(), Toy(), Schedule(9, steps=50))
+
+
+def test_what_is_usual_depends_on_the_objective():
+    class Plain(Toy):
+        residual = None
+
+    bare, full = (JointRanks(network(), each(), Schedule(BUDGET, steps=STEPS)) for each in (Plain, Toy))
+    assert (bare.basis, full.basis) == ("trained", "kronecker")
+    assert (full.rule, full.regrow) == ("adalora", False)
+    train(full.gated.terms.adapted, full)
+    assert gates(full.gated.terms.adapted).sum() == BUDGET
 
 
 def test_an_svd_form_with_a_core_is_gated_too():

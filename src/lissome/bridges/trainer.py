@@ -134,11 +134,11 @@ class RankCallback(TrainerCallback):
         batches_each: how many of them, at each choice.
         checkpoint: the Trainer's folder that is gone on from, if it is not in the output directory.
         least: terms that a layer keeps at least, one number or by layer.
-        options: `rule`, `basis`, `regrow` (off here if not given) and the others of `allocation.JointRanks`.
+        options: `rule`, `basis`, `regrow` and the others of `allocation.JointRanks`.
 
     Example:
         schedule = Schedule(budget=64, steps=1000)
-        callback = RankCallback(model, batches, schedule, rule="adalora", basis="kronecker")
+        callback = RankCallback(model, batches, schedule)
         Trainer(model=model, callbacks=[callback], ...).train()
         callback.finish_().save_pretrained("adapter")
     """
@@ -164,8 +164,7 @@ class RankCallback(TrainerCallback):
         self.gated, self.checkpoint = GatedLora(model, adapter), checkpoint
         pool = _Pool(batches, loss or own_loss)
         least = self.gated.terms.least(least)
-        # final cuts: on language models terms that come back cost more than they brought
-        options = {"regrow": False, "seed": 0, "probe": probe or self._likelihood} | options
+        options = {"seed": 0, "probe": probe or self._likelihood} | options
         self.draws, self.seed = torch.Generator(), options["seed"]
         self.joint = JointRanks(self.gated, pool, schedule, batches=batches_each, least=least, **options)
 

@@ -41,10 +41,8 @@ def from_pykan(state: Mapping[str, Tensor]) -> KAN:
     sizes = [layers[0][1].shape[2], *(weight.shape[0] for _, weight in layers)]
     for number, (_, weight) in enumerate(layers):
         if weight.shape[2] != sizes[number]:
-            raise UsageError(
-                f"layer {number} takes {weight.shape[2]} numbers and is given {sizes[number]}: nodes that multiply have no "
-                "counterpart here"
-            )
+            came = f"layer {number} takes {weight.shape[2]} numbers and is given {sizes[number]}"
+            raise UsageError(f"{came}: nodes that multiply have no counterpart here")
     order, intervals = _spline(layers[0][0], layers[0][1])
     if any(_spline(*layer) != (order, intervals) for layer in layers):
         raise UsageError("the layers have grids of different sizes; legal is one number of intervals and one order")
