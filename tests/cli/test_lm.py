@@ -25,7 +25,7 @@ from lissome._errors import Interrupted
 from lissome.adapt import RULES
 from lissome.adapt.basis import BASES
 from lissome.bridges.text import load, read
-from lissome.recipes import ranks, ranks_settings
+from lissome.recipes import ranks, ranks_kept, ranks_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -210,7 +210,7 @@ def test_ctrl_c_keeps_the_batches_that_were_weighed(causal, tmp_path, monkeypatc
     asked = ranks_settings.RanksSettings(
         **dict(zip(("model", "adapter", "data"), map(str, causal), strict=True)), batches=3, size=2, length=16
     )
-    whole, weighed, calls = ranks.rank(asked, tmp_path / "whole", progress=False), ranks.quadratic, []
+    whole, weighed, calls = ranks.rank(asked, tmp_path / "whole", progress=False), ranks_kept.quadratic, []
 
     def stopped(*given, **options):
         calls.append(0)
@@ -218,7 +218,7 @@ def test_ctrl_c_keeps_the_batches_that_were_weighed(causal, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return weighed(*given, **options)
 
-    monkeypatch.setattr(ranks, "quadratic", stopped)
+    monkeypatch.setattr(ranks_kept, "quadratic", stopped)
     with pytest.raises(Interrupted, match=r"^stopped; 1 of 3 batches are kept in .*: `--resume --out .*cut` goes on$"):
         ranks.rank(asked, tmp_path / "cut", progress=False)
     found = ranks.rank(asked, tmp_path / "cut", resume=True, progress=False)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lissome._errors import UsageError, unknown
-from lissome._types import Objective
+from lissome._types import Objective, Residual
 from lissome.adapt import RULES
 from lissome.adapt.basis import BASES, unturned
 from lissome.adapt.quota import shares
@@ -81,7 +81,7 @@ class JointRanks:
     ):
         if rule not in RULES:
             raise unknown("rule", rule, RULES)
-        residual = getattr(objective, "residual", None)
+        residual = objective.residual if isinstance(objective, Residual) else None
         basis = basis or ("trained" if residual is None else "kronecker")
         if basis not in BASES:
             raise unknown("basis", basis, BASES)

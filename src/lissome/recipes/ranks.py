@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -13,30 +12,25 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lissome._errors import Interrupted, RunError, UsageError
-from lissome._files import write, write_json
+from lissome._files import write_json
 from lissome.adapt.basis import Rotation, unturned
 from lissome.adapt.quota import shares
 from lissome.adapt.rules import LARGEST
 from lissome.allocation import Gates, Weighed, measuring, rotations
-from lissome.allocation.gates import CHUNK
 from lissome.bridges.labels import own_loss, sampled_likelihood
 from lissome.bridges.peft import PeftRanks, PeftTerms, cut_adapter_
 from lissome.bridges.text import load, quiet, read
-from lissome.calculus import Quadratic, merged, quadratic
-from lissome.recipes import directory
+from lissome.calculus import merged
+from lissome.recipes import directory, ranks_kept
 from lissome.recipes.ranks_settings import RanksSettings
 from lissome.recipes.settings import dump
 from lissome.recipes.training import device_of
 from lissome.report.ranks import page
-from lissome.report.read import read_json
 
 POINTS = 8  # budgets along which the loss is drawn
-READ = (".json", ".safetensors")  # of a folder
-LARGE = 100_000_000  # bytes of a file that is not read to know it again
 SLOW = ("measured", "exhaustive")  # rules that are asked for the chosen budget alone
 Batches = Sequence[Mapping[str, Tensor]]
 
@@ -96,7 +90,7 @@ def _written(settings: RanksSettings, out: Path, progress: bool) -> dict[str, An
     if settings.rule == "exhaustive" and terms.count > LARGEST:
         raise UsageError(f"rule 'exhaustive' looks at all sets of {terms.count} terms; legal are up to {LARGEST}")
     _check_cuttable(terms)
-    inputs = _inputs(settings, out / "weighed" / "inputs.json")
+    inputs = ranks_kept.inputs(settings, out / "weighed" / "inputs.json")
     with _Bar(progress) as bar:
         weighed = _weigh(terms, settings, moved[::2], out / "weighed", inputs, bar)
         found = _found(terms, settings, weighed, moved[1::2], budget, bar)
@@ -114,33 +108,6 @@ def _check_cuttable(terms: PeftTerms) -> None:
         raise UsageError(told)
 
 
-def _inputs(settings: RanksSettings, place: Path) -> dict[str, str]:
-    """Return what measurements belong to, after a check against those that are kept.
-
-    Raises:
-        UsageError: the adapter, the data or the model is another one by now.
-    """
-    asked = {name: getattr(settings, name) for name in ("model", "adapter", "data", "tokenizer")}
-    now = {name: _stamp(Path(place)) for name, place in asked.items() if place is not None}
-    before = read_json(place) if place.is_file() else now
-    if changed := [name for name in asked if now.get(name) != before.get(name)]:
-        said = f"{changed[0]} '{asked[changed[0]]}'"
-        raise UsageError(f"{said} has changed since its terms were weighed; name another directory by --out")
-    return now
-
-
-def _stamp(place: Path) -> str:
-    """Return a digest of a file, or of the settings and weights of a folder; large ones by size and time."""
-    digest = hashlib.sha256()
-    files = [place] if place.is_file() else sorted(path for path in place.iterdir() if path.suffix in READ)
-    for path in files:
-        told = path.stat()
-        digest.update(path.name.encode())
-        small = told.st_size < LARGE
-        digest.update(path.read_bytes() if small else f"{told.st_size} {told.st_mtime_ns}".encode())
-    return digest.hexdigest()
-
-
 def _weigh(
     terms: PeftTerms, settings: RanksSettings, batches: Batches, kept: Path, inputs: dict[str, str], bar: _Bar
 ) -> Weighed:
@@ -152,35 +119,22 @@ def _weigh(
         return sampled_likelihood(model, batch, generator)
 
     bar.expect(2 * len(batches))
-    place = kept / "basis.safetensors"
     with measuring(terms.model):
         Gates(terms, own_loss, batches, {path: unturned(r) for path, r in terms.sizes().items()}).check()
-    if place.is_file():
-        turned = _rotations(_read(place))
-    else:
-        turned = rotations(terms, settings.basis, batches, probe=probe)
-        parts = {f"{way}.{layer}": getattr(X, way) for layer, X in turned.items() for way in X._fields}
-        write_json(kept / "inputs.json", inputs)
-        write(place, save({name: tensor.cpu().clone() for name, tensor in parts.items()}))  # X may be its own inverse
-    turned = {layer: Rotation(*(each.to(terms.device) for each in X)) for layer, X in turned.items()}
-    gates = Gates(terms, own_loss, batches, turned)
+
+    def made() -> dict[str, Rotation]:
+        found = rotations(terms, settings.basis, batches, probe=probe)
+        write_json(kept / "inputs.json", inputs)  # nothing is kept of what was refused
+        return found
+
+    basis = ranks_kept.turned(kept / "basis.safetensors", made)
+    basis = {layer: Rotation(*(each.to(terms.device) for each in X)) for layer, X in basis.items()}
+    gates, found = Gates(terms, own_loss, batches, basis), []
     with measuring(terms.model):
-        found = [_expansion(gates, batch, settings.limit, kept / f"batch-{k}.safetensors", bar)
-                 for k, batch in enumerate(batches)]  # fmt: skip
-    return Weighed(gates, turned, settings.basis, merged(found))
-
-
-def _expansion(gates: Gates, batch: Any, limit: int, place: Path, bar: _Bar) -> Quadratic:
-    bar.step(f"curvature of {sum(gates.layers.values())} terms")
-    if place.is_file():
-        state = _read(place)
-        blocks = tuple(state[f"block.{k}"] for k in range(len(state) - 2))
-        return Quadratic(state["values"], state["gradients"], blocks, tuple(map(torch.zeros_like, blocks)))
-    found = quadratic([lambda g: gates.at(g, batch)], gates.ones(), limit=limit, chunk=CHUNK)
-    found = Quadratic(*(_cpu(getattr(found, name)) for name in ("values", "gradients", "blocks", "deviations")))
-    state = {"values": found.values, "gradients": found.gradients}
-    write(place, save(state | {f"block.{k}": block.contiguous() for k, block in enumerate(found.blocks)}))
-    return found
+        for k, batch in enumerate(batches):
+            bar.step(f"curvature of {terms.count} terms")
+            found.append(ranks_kept.expansion(kept / f"batch-{k}.safetensors", gates, batch, settings.limit))
+    return Weighed(gates, basis, settings.basis, merged(found))
 
 
 def _found(
@@ -248,13 +202,6 @@ def _found(
     }
 
 
-def _read(place: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(place)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"'{place}' is damaged ({error}); remove it to have it measured again") from error
-
-
 def _keep(model: Any, place: Path) -> None:
     """Write the cut adapter beside its place, and then there, so that a folder is whole or not there.
 
@@ -270,15 +217,6 @@ def _keep(model: Any, place: Path) -> None:
         part.rename(place)
     except (OSError, SafetensorError) as error:
         raise RunError(f"'{place}' cannot be written: {error}; `--resume` goes on from what was measured") from error
-
-
-def _rotations(state: Mapping[str, Tensor]) -> dict[str, Rotation]:
-    layers = [name.removeprefix("forth.") for name in state if name.startswith("forth.")]
-    return {layer: Rotation(state[f"forth.{layer}"], state[f"back.{layer}"]) for layer in layers}
-
-
-def _cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else tuple(each.cpu() for each in value)
 
 
 class _Bar:

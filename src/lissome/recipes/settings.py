@@ -339,7 +339,7 @@ def _put(data: dict[str, Any], key: str, value: Any) -> None:
     data[last] = value
 
 
-def _fields(kind: type[BaseModel], path: tuple[Any, ...]) -> Iterable[str]:
+def _fields(kind: type[BaseModel], path: tuple[Any, ...]) -> Mapping[str, Any]:
     """Return the legal keys of the group of settings at a path; numbers in it count the items of a list."""
     for part in path:
         if isinstance(part, int):
@@ -348,7 +348,7 @@ def _fields(kind: type[BaseModel], path: tuple[Any, ...]) -> Iterable[str]:
         inner = [field.annotation, *get_args(field.annotation)] if field else []
         groups = [each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)]
         if not groups:
-            return ()
+            return {}
         kind = groups[0]
     return kind.model_fields
 
