@@ -66,9 +66,9 @@ def reverse(b, A, legal):
     return backward(lambda C, j: change(b, A, (*C, j)), len(b), legal)
 
 
-def swap(b, A, legal):
+def swap(b, A, legal, start=reverse):
     """Go from `reverse` to the best legal set that differs in one exchange, while q falls."""
-    n, kept = len(b), reverse(b, A, legal)
+    n, kept = len(b), start(b, A, legal)
     while True:
         near = [(i, j) for i in kept for j in without(n, kept)]
         sets = [tuple(sorted({*kept, j} - {i})) for i, j in near]
@@ -77,6 +77,12 @@ def swap(b, A, legal):
         if change(b, A, without(n, best)) >= change(b, A, without(n, kept)):
             return kept
         kept = best
+
+
+def measured(b, A, legal):
+    """Do so from `reverse` and from `greedy`, and take the better end; of equals the first."""
+    ends = [swap(b, A, legal, start) for start in (reverse, greedy)]
+    return min(ends, key=lambda kept: change(b, A, without(len(b), kept)))
 
 
 def exhaustive(b, A, legal):
