@@ -7,7 +7,7 @@ import pytest
 
 from lissome._errors import UsageError
 from lissome.adapt import RULES
-from lissome.recipes import replicate, sublora
+from lissome.recipes import replicate, replication, sublora
 from lissome.recipes.paper import ReplicateSettings
 from lissome.recipes.sublora_claims import claims
 
@@ -32,6 +32,20 @@ def test_a_quick_look_runs_every_part_measures_every_rule_and_claims_nothing(tmp
     text = (out / "tables.md").read_text()
     assert "loss after the cut over that of the best set" in text
     assert all(f"| {rule} |" in text for rule in RULES)
+
+
+def test_cells_that_are_no_longer_asked_for_count_for_nothing(tmp_path, monkeypatch):
+    whole = sublora.cells
+    few = [cell for cell in whole(ReplicateSettings(paper="sublora", quick=True)) if "language" not in cell.name][:2]
+    monkeypatch.setitem(vars(replication.PAPERS["sublora"]), "cells", lambda settings: few)
+    replicate("sublora", tmp_path / "run", quick=True, progress=False, jobs=1)
+    journal = tmp_path / "run" / "cells.jsonl"
+    last = json.loads(journal.read_text().splitlines()[-1])
+    journal.write_text(journal.read_text() + json.dumps(last | {"cell": "of an earlier version"}) + "\n")
+    replicate("sublora", tmp_path / "run", resume=True, progress=False, jobs=1)
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (found["cells"], found["done"]) == (2, 2)
+    assert "not done yet" not in (tmp_path / "run" / "index.html").read_text()
 
 
 def test_claims_without_cells_are_not_measured():

@@ -77,13 +77,20 @@ def replicate(
             with stoppable() as stop:
                 _run(settings.paper, todo, journal, out / "runs", stop, progress, jobs or cores())
         except (Interrupted, RunError) as error:
-            _draw(settings, journal.rows, out, len(found))
+            _draw(settings, _asked(journal.rows, found), out, len(found))
             said = "stopped" if isinstance(error, Interrupted) else str(error)
             raise type(error)(
                 f"{said}; the cells that were done are kept: `lissome replicate --resume --out {out}`"
             ) from error
-        _draw(settings, journal.rows, out, len(found))
-    return [claim.told() | {"evidence": claim.evidence} for claim in PAPERS[settings.paper].claims(journal.rows)]
+        rows = _asked(journal.rows, found)
+        _draw(settings, rows, out, len(found))
+    return [claim.told() | {"evidence": claim.evidence} for claim in PAPERS[settings.paper].claims(rows)]
+
+
+def _asked(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
+    """Leave out rows of cells that an earlier version ran and this one does not ask for."""
+    names = {cell.name for cell in cells}
+    return [row for row in rows if row["cell"] in names]
 
 
 def _run(
