@@ -131,7 +131,7 @@ def test_a_page_maps_the_layers_and_draws_the_budget(lissome, causal, tmp_path):
     assert "rank_pattern" not in page
     assert "model.layers.self_attn.q_proj" in page
     assert "http" not in page.replace("http://www.w3.org", "")
-    assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["rule"] == "reverse"
+    assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["rule"] == "sublora"
 
 
 def test_show_says_where_the_page_is(lissome, causal, tmp_path):

@@ -79,7 +79,8 @@ def choose_ranks(
         adapter: its name; None is the active one.
         probe: (model, batch) -> scalar by whose gradient the basis is found; None draws labels from `logits`.
         seed: of those labels, and of the rule `random`.
-        options: `rule`, `basis` and the others of `allocation.choose`; `compensate` is off here.
+        options: `rule`, `basis` and the others of `allocation.choose`; usual here is `sublora`, without compensation:
+            on small language models that lost 0.6 and 0.8 of what `reverse` did.
 
     Raises:
         UsageError: no LoRA, an untrained, merged, disabled or half-precision one, a layer of a kind that is not covered
@@ -88,7 +89,8 @@ def choose_ranks(
     terms = PeftTerms(model, adapter)
     generator = torch.Generator().manual_seed(seed)
     drawn = probe or (lambda net, batch: sampled_likelihood(net, batch, generator))
-    options = {"basis": "kronecker", "compensate": False, "generator": generator} | options
+    usual = {"rule": "sublora", "basis": "kronecker", "compensate": False, "generator": generator}
+    options = usual | options
     if type(budget) is not int or not 1 <= budget <= terms.count:
         raise UsageError(f"budget is {budget!r}; legal are 1 to {terms.count}, for peft has no LoRA without a term")
     options["least"] = terms.least(options.get("least", 0))

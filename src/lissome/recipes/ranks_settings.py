@@ -32,7 +32,7 @@ class RanksSettings(Strict):
     data: str = Field(description="text file, or .jsonl with lines of text (and label)")
     budget: int | None = Field(default=None, ge=1, description="terms that stay over all layers; null is half of them")
     tokenizer: str | None = Field(default=None, description="folder or file; null looks beside model and adapter")
-    rule: Literal[RULES] = "reverse"  # type: ignore[valid-type]
+    rule: Literal[RULES] = "sublora"  # type: ignore[valid-type]  # docs/ranks.md compares
     basis: Literal[BASES] = "kronecker"  # type: ignore[valid-type]
     compensate: bool = Field(default=False, description="let the kept terms' sizes make up for the cut ones")
     least: int = Field(default=0, ge=0, description="terms that each layer keeps at least")
