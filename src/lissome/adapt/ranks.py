@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lissome._errors import UsageError, unknown
+from lissome._errors import UsageError
 from lissome.adapt.bound import certificate
 from lissome.adapt.choice import Loss, RankChoice, evaluate
 from lissome.adapt.quadratic import DAMPING, Array, Quadratic
 from lissome.adapt.quota import Count, shares, sizes_of
-from lissome.adapt.rules import RULES, Terms
+from lissome.adapt.rules import RULES, Terms, check_rule
 
 
 def select_ranks(
@@ -76,9 +76,8 @@ def select_ranks(
     no bound is known for this rule
     """
     start = time.perf_counter()
-    if rule not in RULES:
-        raise unknown("rule", rule, RULES)
     b = _vector(gradient, "gradient")
+    check_rule(rule, len(b))
     layers = sizes_of(layers, len(b))
     blocks = [hessian] if isinstance(hessian, Tensor) else list(hessian)
     crossed = isinstance(hessian, Tensor)

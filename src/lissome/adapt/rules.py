@@ -31,7 +31,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from lissome._errors import RunError, UsageError
+from lissome._errors import RunError, UsageError, unknown
 from lissome.adapt.quadratic import Array, Mask, Quadratic
 from lissome.adapt.quota import Quota
 
@@ -121,14 +121,8 @@ def swap(terms: Terms) -> Mask:
 
 
 def exhaustive(terms: Terms) -> Mask:
-    """Keep the best set by q.
-
-    Raises:
-        UsageError: more than 20 terms.
-    """
+    """Keep the best set by q; see `check_rule` for how many terms it takes."""
     n, b, half = terms.n, terms.model.b, terms.model.diagonal / 2
-    if n > LARGEST:
-        raise UsageError(f"rule 'exhaustive' looks at all sets of {n} terms; legal are up to {LARGEST}: take 'swap'")
     A = np.stack([terms.model.product(unit) for unit in np.eye(n)])
     q = np.zeros(1)  # of all sets of the last terms; the first term is the highest bit of a set's number
     for j in reversed(range(n)):
@@ -212,6 +206,18 @@ RULES: dict[str, Rule] = {
         *(magnitude, random, greedy, measured, exhaustive),
     )
 }
+
+
+def check_rule(rule: str, n: int) -> None:
+    """Refuse a rule that is unknown, or has too much to look at with n terms.
+
+    Raises:
+        UsageError: one of these.
+    """
+    if rule not in RULES:
+        raise unknown("rule", rule, RULES)
+    if rule == "exhaustive" and n > LARGEST:
+        raise UsageError(f"rule 'exhaustive' looks at all sets of {n} terms; legal are up to {LARGEST}: take 'swap'")
 
 
 # rules that look at the gradient or less

@@ -18,7 +18,7 @@ from lissome.adapt.basis import Rotation
 from lissome.adapt.choice import RankChoice
 from lissome.adapt.quota import shares
 from lissome.adapt.ranks import compensated, select_ranks, smoothed
-from lissome.adapt.rules import LARGEST, RULES
+from lissome.adapt.rules import check_rule
 from lissome.allocation.gates import CHUNK, Gates, Loss, measuring
 from lissome.allocation.moments import rotations
 from lissome.allocation.terms import Terms
@@ -195,10 +195,8 @@ def choose(
     Raises:
         UsageError: as `weigh` and `adapt.select_ranks`.
     """
-    if rule not in RULES:  # said before anything is measured
-        raise unknown("rule", rule, RULES)
-    if rule == "exhaustive" and (n := sum(len(A) for _, A in terms.halves().values())) > LARGEST:
-        raise UsageError(f"rule 'exhaustive' looks at all sets of {n} terms; legal are up to {LARGEST}: take 'swap'")
-    shares(budget, {layer: len(A) for layer, (_, A) in terms.halves().items()}, least, most)
+    sizes = {layer: len(A) for layer, (_, A) in terms.halves().items()}
+    check_rule(rule, sum(sizes.values()))  # said before anything is measured
+    shares(budget, sizes, least, most)
     found = weigh(terms, loss, batches, **weighing)
     return found.choose(budget, rule=rule, least=least, most=most, compensate=compensate, generator=generator)

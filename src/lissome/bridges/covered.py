@@ -20,19 +20,18 @@ TAKEN = ("pissa", "corda", "olora", "OLoRA", "loftq", "lora_ga")  # starts that 
 KNOWN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # what A may be
 
 
-def uncuttable(settings: Any) -> str:
-    """Return why an adapter of a `LoraConfig` cannot be cut, or nothing.
+def check_cuttable(settings: Any) -> None:
+    """Refuse an adapter of a `LoraConfig` that cannot be cut.
 
     peft starts some adapters by what it takes off the base, and does so again when it loads them: with other ranks
     that is something else.
     """
     start = getattr(settings, "init_lora_weights", True)
-    if not (isinstance(start, str) and start.startswith(TAKEN)):
-        return ""
-    return (
-        f"the adapter began by '{start}', which takes its start off the base; save it as a plain LoRA by "
-        "save_pretrained(..., path_initial_model_for_weight_conversion=...), and cut that"
-    )
+    if isinstance(start, str) and start.startswith(TAKEN):
+        raise UsageError(
+            f"the adapter began by '{start}', which takes its start off the base; save it as a plain LoRA by "
+            "save_pretrained(..., path_initial_model_for_weight_conversion=...), and cut that"
+        )
 
 
 def active(layers: Mapping[str, LoraLayer], adapter: str | None) -> str:

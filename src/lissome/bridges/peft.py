@@ -24,7 +24,7 @@ from lissome._errors import UsageError
 from lissome._vector import functional
 from lissome.adapt.basis import Rotation
 from lissome.allocation import Allocation, Tap, choose, rotations
-from lissome.bridges.covered import active, check_layer, check_shared, uncuttable
+from lissome.bridges.covered import active, check_cuttable, check_layer, check_shared
 from lissome.bridges.labels import own_loss, sampled_likelihood
 
 try:
@@ -156,8 +156,7 @@ def cut_adapter_(model: nn.Module, ranks: PeftRanks) -> nn.Module:
     if terms.sizes() != dict(choice.layers):
         raise UsageError("the adapter does not have the terms that were chosen from; choose again for this model")
     kept = {layer: torch.tensor(indices, dtype=torch.long) for layer, indices in choice.kept.items()}
-    if told := terms.uncuttable():
-        raise UsageError(told)
+    terms.check_cuttable()
     terms.write(ranks.allocation.rotations, kept, choice.values)
     terms.settle(choice.ranks)
     return model
@@ -211,9 +210,9 @@ class PeftTerms:
         more = {path: max(1, given.get(path, 0)) for path, layer in self.layers.items() if self._holds_more(layer)}
         return given | more if more or isinstance(asked, Mapping) else asked
 
-    def uncuttable(self) -> str:
-        """Return why the adapter cannot be cut, or nothing."""
-        return uncuttable(getattr(self.model, "peft_config", {}).get(self.adapter))
+    def check_cuttable(self) -> None:
+        """Refuse an adapter that cannot be cut, see `covered`."""
+        check_cuttable(getattr(self.model, "peft_config", {}).get(self.adapter))
 
     def weights(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
         """Return layer -> the weights of `lora_B` and of `lora_A`."""

@@ -68,7 +68,7 @@ class _Analytic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the functions at x."""
-        return self.taylor(x)[0]
+        raise NotImplementedError
 
     def mean_square(self) -> float:
         """Return the sum of mean squares on [-1, 1]."""
@@ -82,6 +82,14 @@ class Chebyshev(_Analytic):
     >>> Chebyshev(2)(torch.zeros(1, 1))[0, :, 0]
     tensor([ 0., -1.])
     """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return T_k(y)."""
+        y = torch.tanh(x)
+        T = [torch.ones_like(y), y]
+        while len(T) <= self.size:
+            T.append(2 * y * T[-1] - T[-2])
+        return torch.stack(T[1 : self.size + 1], 1)
 
     def taylor(self, x: Tensor) -> Taylor:
         """Return T_k(y) and its derivatives in x, by the recursion T_k+1 = 2 y T_k - T_k-1."""
@@ -109,12 +117,20 @@ class Fourier(_Analytic):
         super().__init__(2 * waves)
         self.waves = waves
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the waves."""
+        angle = self._rates(x) * x[:, None]
+        return torch.cat([torch.sin(angle), torch.cos(angle)], 1)
+
     def taylor(self, x: Tensor) -> Taylor:
         """Return the waves and their derivatives."""
-        rate = math.pi / 2 * torch.arange(1, self.waves + 1, device=x.device, dtype=x.dtype)[:, None]  # (G, 1)
-        s, c = torch.sin(rate * x[:, None]), torch.cos(rate * x[:, None])
-        value = torch.cat([s, c], 1)
+        rate, value = self._rates(x), self(x)
+        s, c = value.chunk(2, 1)
         return value, torch.cat([rate * c, -rate * s], 1), -torch.cat([rate, rate]).square() * value
+
+    def _rates(self, x: Tensor) -> Tensor:
+        """Return j pi / 2, (G, 1)."""
+        return math.pi / 2 * torch.arange(1, self.waves + 1, device=x.device, dtype=x.dtype)[:, None]
 
 
 class GaussianRBF(_Analytic):
@@ -128,13 +144,19 @@ class GaussianRBF(_Analytic):
         super().__init__(intervals + 1)
         self.intervals = intervals
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the bells."""
+        return torch.exp(-self._away(x).square())
+
     def taylor(self, x: Tensor) -> Taylor:
         """Return the bells and their derivatives."""
-        h = 2 / self.intervals
-        centres = torch.linspace(-1, 1, self.size, device=x.device, dtype=x.dtype)[:, None]
-        z = (x[:, None] - centres) / h
-        value = torch.exp(-z * z)
+        h, z, value = 2 / self.intervals, self._away(x), self(x)
         return value, -2 / h * z * value, (4 * z * z - 2) / (h * h) * value
+
+    def _away(self, x: Tensor) -> Tensor:
+        """Return (x - c) / h, (N, G + 1, inputs)."""
+        centres = torch.linspace(-1, 1, self.size, device=x.device, dtype=x.dtype)[:, None]
+        return (x[:, None] - centres) * (self.intervals / 2)
 
 
 BASES: dict[str, Callable[[int, int, int], Basis]] = {  # of inputs, intervals, order

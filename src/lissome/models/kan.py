@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lissome._errors import UsageError
 from lissome.adapt import Tucker, slim
 from lissome.models.bases import Basis, basis
-from lissome.models.mlp import Shift
+from lissome.models.mlp import shift_by
 
 SMALL = 0.15  # splines at the start, of what keeps the variance: at 1 a network fails on its own task
 SILU_SQUARE = 0.094  # mean square of silu on [-1, 1]
@@ -224,9 +224,7 @@ class KAN(nn.Module):
         for what, size in [("inputs", inputs), *(("width", each) for each in hidden), ("outputs", outputs)]:
             if size < 1:
                 raise UsageError(f"{what} is {size}; a KAN needs at least 1")
-        if offset is not None and len(offset) != inputs:
-            raise UsageError(f"offset has {len(offset)} numbers; the network has {inputs} inputs")
-        self.shift = Shift(torch.tensor(list(offset) if offset is not None else [0.0] * inputs))
+        self.shift = shift_by(offset, inputs)
         sizes = [inputs, *hidden, outputs]
         same = {"name": name, "intervals": intervals, "order": order, "generator": generator}
         if ranks is None:

@@ -30,6 +30,17 @@ class Shift(nn.Module):
         return self(z)
 
 
+def shift_by(offset: Sequence[float] | None, inputs: int) -> Shift:
+    """Return the shift of a network's inputs; None is 0 for each.
+
+    Raises:
+        UsageError: an offset of another length.
+    """
+    if offset is not None and len(offset) != inputs:
+        raise UsageError(f"offset has {len(offset)} numbers; the network has {inputs} inputs")
+    return Shift(torch.tensor(list(offset) if offset is not None else [0.0] * inputs))
+
+
 class MLP(nn.Module):
     """`depth` hidden layers of `width` and a linear output; (N, inputs) -> (N, outputs).
 
@@ -66,9 +77,7 @@ class MLP(nn.Module):
         for name, size in {"inputs": inputs, "width": width, "depth": depth, "outputs": outputs}.items():
             if size < 1:
                 raise UsageError(f"{name} is {size}; an MLP needs at least 1")
-        if offset is not None and len(offset) != inputs:
-            raise UsageError(f"offset has {len(offset)} numbers; the network has {inputs} inputs")
-        self.shift = Shift(torch.tensor(list(offset) if offset is not None else [0.0] * inputs))
+        self.shift = shift_by(offset, inputs)
         sizes = [inputs] + [width] * depth
         parts: list[nn.Module] = []
         for before, after in itertools.pairwise(sizes):

@@ -18,7 +18,7 @@ from lissome._errors import Interrupted, RunError, UsageError
 from lissome._files import write_json
 from lissome.adapt.basis import Rotation, unturned
 from lissome.adapt.quota import shares
-from lissome.adapt.rules import LARGEST
+from lissome.adapt.rules import check_rule
 from lissome.allocation import Gates, Weighed, measuring, rotations
 from lissome.bridges.labels import own_loss, sampled_likelihood
 from lissome.bridges.peft import PeftRanks, PeftTerms, cut_adapter_
@@ -87,9 +87,8 @@ def _written(settings: RanksSettings, out: Path, progress: bool) -> dict[str, An
         raise UsageError(f"budget is {budget}; legal are 1 to {terms.count}, the terms of the adapter")
     # said before anything is measured
     shares(budget, terms.sizes(), terms.least(settings.least), settings.most)
-    if settings.rule == "exhaustive" and terms.count > LARGEST:
-        raise UsageError(f"rule 'exhaustive' looks at all sets of {terms.count} terms; legal are up to {LARGEST}")
-    _check_cuttable(terms)
+    check_rule(settings.rule, terms.count)
+    terms.check_cuttable()
     inputs = ranks_kept.inputs(settings, out / "weighed" / "inputs.json")
     with _Bar(progress) as bar:
         weighed = _weigh(terms, settings, moved[::2], out / "weighed", inputs, bar)
@@ -100,12 +99,6 @@ def _written(settings: RanksSettings, out: Path, progress: bool) -> dict[str, An
     write_json(out / "ranks.json", found)
     page(out, found, dump(settings), directory.environment())
     return found
-
-
-def _check_cuttable(terms: PeftTerms) -> None:
-    """Refuse what `cut_adapter_` would, before anything is measured."""
-    if told := terms.uncuttable():
-        raise UsageError(told)
 
 
 def _weigh(
