@@ -24,6 +24,7 @@ from lissome.calculus.products import (
     vjp,
 )
 from lissome.calculus.quadratic import Quadratic, merged, quadratic
+from lissome.calculus.tangent import Tangent, balance, drift, tangent
 
 __all__ = [
     "Density",
@@ -34,7 +35,10 @@ __all__ = [
     "Krylov",
     "Operator",
     "Quadratic",
+    "Tangent",
+    "balance",
     "derivatives",
+    "drift",
     "expand",
     "explain",
     "extreme_eigenvalues",
@@ -50,5 +54,6 @@ __all__ = [
     "merged",
     "quadratic",
     "spectral_density",
+    "tangent",
     "vjp",
 ]
