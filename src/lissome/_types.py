@@ -45,12 +45,21 @@ class Residual(Protocol):
 class Rowwise(Protocol):
     """An objective whose residual falls into rows that stand alone, so that all rows of its Jacobian come at once."""
 
-    def parts(self, batch: Batch) -> list[tuple[Batch, float]]:
+    def parts(self, batch: Batch) -> list[tuple[Batch, float | Tensor]]:
         """Cut a batch into parts, each with the factor that its rows have in the residual."""
         ...
 
     def rows(self, model: nn.Module, part: Batch) -> Tensor:
         """Return (N, c); row n depends on row n of each tensor of the part alone."""
+        ...
+
+
+@runtime_checkable
+class Balanced(Protocol):
+    """An objective that may weigh its parts by what the model is now."""
+
+    def weigh(self, model: nn.Module, batch: Batch) -> Batch:
+        """Return what is to be added to batches until it is asked again; nothing where weights stay as they are."""
         ...
 
 

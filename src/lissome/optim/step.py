@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lissome._errors import UsageError
-from lissome._types import Adaptive, Batch, Objective, Residual, Rowwise
+from lissome._types import Adaptive, Balanced, Batch, Objective, Residual, Rowwise
 from lissome._vector import functional
 from lissome.calculus.rowwise import rowwise
 from lissome.optim.capture import Capture, capture, eager, excuse
@@ -19,6 +19,8 @@ from lissome.optim.least_squares import LARGEST
 from lissome.optim.machine import average_gradients, mean
 from lissome.optim.method import Method
 from lissome.optim.optimizers import Mover, build
+
+WEIGH = 50  # steps after which an objective is asked for its weights again
 
 
 class Stepper:
@@ -41,6 +43,7 @@ class Stepper:
         self.eager = eager(self.loss) if scaler is None else eager(self.loss, scaler.scale)
         self.capture = Capture(self.eager, False, "not asked for")
         self.trace: list[Tensor] = []
+        self.weights: Batch | None = None  # what the objective has added to batches, once it was asked
         self.drawn = True  # no step was done on these points yet
 
     def enter(self, method: Method) -> None:
@@ -96,7 +99,16 @@ class Stepper:
         else:
             batch = self.objective.sample(self.generator, self.method.points)
         self.batch: Batch = {name: value.to(self.device) for name, value in batch.items()}
+        if self.weights is None:
+            self.weigh()
+        self.batch |= self.weights or {}
         self.drawn = True
+
+    def weigh(self) -> None:
+        """Ask the objective for weights that suit the model as it is; several processes take their mean."""
+        found = self.objective.weigh(self.model, self.batch) if isinstance(self.objective, Balanced) else {}
+        self.weights = {name: mean(self.machine, value) if self.several else value for name, value in found.items()}
+        self.batch |= self.weights
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the objective's loss, in mixed precision if asked for."""
@@ -158,8 +170,14 @@ class Stepper:
 
     def advance(self, since: int, factor: float) -> bool:
         """Do one step, `since` steps after the method began; say whether anything can still move."""
-        if since and self.method.resample_every is not None and since % self.method.resample_every == 0:
+        redraw = since and self.method.resample_every is not None and since % self.method.resample_every == 0
+        reweigh = since and self.weights and since % WEIGH == 0
+        if redraw:
             self.draw()
+        if reweigh:
+            self.weigh()
+            self.drawn = True
+        if redraw or reweigh:
             for mover in self.movers:
                 if not mover.kind.keeps:
                     mover.optimizer.state.clear()  # curvature of other points would mislead the line search
@@ -227,6 +245,7 @@ class Stepper:
             "capture": {"compiled": self.capture.compiled, "reason": self.capture.reason},
             "generator": self.machine.gather(generators) if self.several else generators,
             "points": self._points() if self.method.adaptive else None,
+            "weights": self.weights or {},
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if on_gpu else None,
             "scaler": None if self.machine.scaler is None else self.machine.scaler.state_dict(),
@@ -245,6 +264,7 @@ class Stepper:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Undo `state`, after `enter`; the points are drawn again."""
         self.generator.set_state(state["generator"][self.machine.process_index])
+        self.weights = {name: value.to(self.device) for name, value in state.get("weights", {}).items()}
         if state["points"] is None:
             self.draw()
         else:

@@ -15,10 +15,12 @@ from lissome._errors import UsageError, unknown
 from lissome._types import Batch
 from lissome.calculus import derivatives, explain
 from lissome.calculus.jets import MODES
+from lissome.pde.balance import balanced_weight
 from lissome.pde.constraint import Constrained, Periodic
 from lissome.pde.domain import Ball, Box, points
 from lissome.pde.family import Family
 from lissome.pde.field import apply, check_values
+from lissome.pde.kinds import PLACES, interior, outside
 from lissome.pde.lift import boundary_lift, whole_lift
 from lissome.pde.registry import guard
 from lissome.pde.sampling import check_draw
@@ -27,9 +29,9 @@ from lissome.pde.trial import domain_of, few, learn, try_formula
 
 POINTS = {"interior": 1000, "boundary": 500, "initial": 500}  # as published with SVD-PINNs, arXiv 2211.08760
 CONSTRAINTS = ("soft", "boundary", "exact")
+BALANCED = "balanced"
 POOL = 32  # batches drawn at once where the right-hand side is derived
-INTERIOR = ("interior", "source", "weight", "along", "coins")  # what a batch says of its interior points
-PLACES = "places"  # of the points of any other part
+BALANCE = "balance"  # the weight of what is outside, where it follows the model
 CREASED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardsigmoid)
 
 
@@ -47,7 +49,8 @@ class Problem:
         points: how many of each kind: interior, boundary, initial.
         sampling: published, uniform, mixed, sobol, latin; the family's own if None.
         constraint: soft; boundary (values on the boundary hold exactly); exact (initial values too).
-        weight_boundary: weight of the mismatch; 100 as published.
+        weight_boundary: weight of the mismatch, 100 as published; or `balanced`: as `weigh` finds it for the model at
+            hand, and 1 in batches that it has not seen, such as those of `fresh`.
         seed: of the test points, the points of `fresh`, and the pool.
         dtype: of batches and evaluation.
         device: of batches.
@@ -67,7 +70,7 @@ class Problem:
         points: Mapping[str, int] | None = None,
         sampling: str | None = None,
         constraint: str = "soft",
-        weight_boundary: float = 100.0,
+        weight_boundary: float | str = 100.0,
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
@@ -77,8 +80,9 @@ class Problem:
     ):
         if constraint not in CONSTRAINTS:
             raise unknown("constraint", constraint, CONSTRAINTS)
-        if not (math.isfinite(weight_boundary) and weight_boundary > 0):
-            raise UsageError(f"weight_boundary is {weight_boundary}; legal is a number above 0")
+        self.balanced = weight_boundary == BALANCED
+        if not (self.balanced or (isinstance(weight_boundary, int | float) and 0 < weight_boundary < math.inf)):
+            raise UsageError(f"weight_boundary is {weight_boundary!r}; legal is a number above 0, or '{BALANCED}'")
         for what, number, least in (("test_points", test_points, 1), ("pool", 0 if pool is None else pool, 0)):
             _check_count(what, number, least)
         if mode not in MODES:
@@ -88,7 +92,7 @@ class Problem:
         self.family = family
         self.sampling = check_draw(family.sampling if sampling is None else sampling)
         self.constraint = constraint
-        self.weight_boundary = weight_boundary
+        self.weight_boundary = 1.0 if self.balanced else float(weight_boundary)
         self.seed = seed
         self.dtype = dtype
         self.device = torch.device(device)
@@ -202,19 +206,27 @@ class Problem:
         """Return all mismatches as one vector (M,), weighted so that its mean square is the loss."""
         return torch.cat([factor * self.rows(model, part).reshape(-1) for part, factor in self.parts(batch)])
 
-    def parts(self, batch: Batch) -> list[tuple[Batch, float]]:
+    def weigh(self, model: nn.Module, batch: Batch) -> Batch:
+        """Return what a batch says of weights: under `balanced` that of what is outside, for the model as it is."""
+        parts = [part for part, _ in self.parts(batch)]
+        if not self.balanced or len(parts) < 2:
+            return {}
+        return {BALANCE: batch["interior"].new_tensor(balanced_weight(self.rows, model, parts))}
+
+    def parts(self, batch: Batch) -> list[tuple[Batch, float | Tensor]]:
         """Cut a batch into parts of one kind of points each, with the factor that their mismatches have in `residual`.
 
         The rows of a part stand alone: those of `rows` depend on the same rows of the part.
         """
-        inside = {key: batch[key] for key in INTERIOR if key in batch}
-        outside = [part for part in (_ends(batch), _start(batch), _values(batch)) if part]
+        inside, others = interior(batch), outside(batch)
         first = len(batch["interior"])
-        rest = sum(len(part[PLACES]) * (2 if "opposite" in part or "velocity" in part else 1) for part in outside)
+        rest = sum(len(part[PLACES]) * (2 if "opposite" in part or "velocity" in part else 1) for part in others)
         if not rest:
             return [(inside, 1.0)]
-        scale = math.sqrt(self.weight_boundary * (first + rest) / rest)
-        return [(inside, math.sqrt((first + rest) / first)), *((part, scale) for part in outside)]
+        scale: float | Tensor = math.sqrt(self.weight_boundary * (first + rest) / rest)
+        if BALANCE in batch:
+            scale = scale * batch[BALANCE].sqrt()
+        return [(inside, math.sqrt((first + rest) / first)), *((part, scale) for part in others)]
 
     def rows(self, model: nn.Module, part: Batch) -> Tensor:
         """Return the mismatches of a part of a batch, (N, 1), or (N, 2) where a point has two."""
@@ -358,25 +370,6 @@ class Problem:
                         f" family '{self.family.name}' needs 2: take order 3 or more"
                     )
         self._smooth.add(model)
-
-
-def _ends(batch: Batch) -> Batch:
-    return {PLACES: batch["boundary"], "opposite": batch["opposite"]} if "opposite" in batch else {}
-
-
-def _start(batch: Batch) -> Batch:
-    if "initial_velocity" not in batch:
-        return {}
-    return {PLACES: batch["initial"], "value": batch["initial_value"], "velocity": batch["initial_velocity"]}
-
-
-def _values(batch: Batch) -> Batch:
-    """Return the points where a value is all that is asked, those on the boundary first."""
-    names = ["boundary"] * ("boundary_value" in batch)
-    names += ["initial"] * ("initial_value" in batch and "initial_velocity" not in batch)
-    if not names:
-        return {}
-    return {PLACES: torch.cat([batch[n] for n in names]), "value": torch.cat([batch[f"{n}_value"] for n in names])}
 
 
 def _check_count(what: str, number: int, least: int) -> None:

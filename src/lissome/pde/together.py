@@ -153,6 +153,8 @@ def _unlike(problems: Sequence[Problem]) -> str:
         ):
             if here != there:
                 return f"{what} is {there} in one and {here} in another"
+    if first.balanced:
+        return "balanced weights follow each network by itself"
     return "directions of mode 'stochastic' are drawn inside the loss" if first.mode == "stochastic" else ""
 
 

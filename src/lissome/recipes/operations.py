@@ -97,6 +97,10 @@ class Counted:
         self.spent += CANDIDATES * self.value
         return self.problem.sample_by_residual(model, generator, n, CANDIDATES)
 
+    def weigh(self, model: nn.Module, batch: Batch) -> Batch:
+        """Weigh as the problem does, which looks at few points now and then."""
+        return self.problem.weigh(model, batch)
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the problem's loss; it counts as a gradient when one is taken."""
         loss = self.problem.loss(model, batch)
@@ -109,7 +113,7 @@ class Counted:
         self.spent += self.value
         return self.problem.residual(model, batch)
 
-    def parts(self, batch: Batch) -> list[tuple[Batch, float]]:
+    def parts(self, batch: Batch) -> list[tuple[Batch, float | Tensor]]:
         """Cut a batch as the problem does, which is what a Jacobian begins with."""
         self.spent += self.jacobian
         return self.problem.parts(batch)

@@ -126,7 +126,9 @@ class Common(Strict):
 
     training: TrainingSettings = TrainingSettings()
     points: PointSettings = PointSettings()
-    weight: float = Field(default=100.0, gt=0, description="weight of the boundary and initial mismatch")
+    weights: float | Literal["balanced"] = Field(
+        default=100.0, description="of the boundary and initial mismatch beside the residual's 1: a number, or balanced"
+    )
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
     dtype: Literal["float32", "float64"] = Field(
@@ -137,10 +139,20 @@ class Common(Strict):
     @classmethod
     def _precise(cls, data: Any) -> Any:
         """Choose float64 where it decides, unless told otherwise."""
+        if isinstance(data, dict) and "weight" in data and "weights" not in data:
+            data = {("weights" if key == "weight" else key): value for key, value in data.items()}  # its earlier name
         if isinstance(data, dict) and data.get("dtype") is None:
             kept = {key: value for key, value in data.items() if key != "dtype"}
             return kept | ({"dtype": "float64"} if cls._decided(data) else {})
         return data
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _weighing(cls, weights: Any) -> Any:
+        number = isinstance(weights, int | float) and not isinstance(weights, bool) and weights > 0
+        if not number and weights != "balanced":
+            raise ValueError(f"{weights!r} is no weight; legal are a number above 0, and balanced")
+        return weights
 
     @classmethod
     def _decided(cls, data: dict[str, Any]) -> bool:
@@ -223,7 +235,8 @@ def inherited(run: str | Path | None, file: Path | None = None) -> dict[str, Any
         run = _read(file).get("run")
     kept = Path(str(run)) / "settings.yaml"
     data = _read(kept) if run is not None and kept.is_file() else {}
-    kept = {key: data[key] for key in ("points", "weight", "dtype") if key in data}
+    kept = {key: data[key] for key in ("points", "weights", "dtype") if key in data}
+    kept |= {"weights": data["weight"]} if "weight" in data else {}
     return {key: value for key, value in kept.items() if (key, value) != ("dtype", "float32")}
 
 

@@ -32,7 +32,7 @@ def problem_of(family: Family, settings: Common, constraint: str) -> Problem:
         points={"interior": points.interior, "boundary": points.boundary, "initial": points.initial},
         sampling=points.draw,
         constraint=constraint,
-        weight_boundary=settings.weight,
+        weight_boundary=settings.weights,
         dtype=DTYPES[settings.dtype],
     )
 

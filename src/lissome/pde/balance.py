@@ -1,0 +1,49 @@
+r"""The weight at which boundary and interior pull alike at a network's parameters (arXiv 2410.08041).
+
+The tangent kernel K = J J^T of the unweighted mismatches has in its diagonal how far each of them moves under a step of
+gradient descent. For L = 1/2 sum_i w_in r_i^2 + 1/2 sum_j w_bd r_j^2 take
+
+    w_bd / w_in = mean_i K_ii / mean_j K_jj
+
+A `Problem` takes means, mean(r_i^2) + weight mean(r_j^2), so its weight is that ratio times N_bd / N_in. (Traces in the
+place of means overweight few boundary points.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lissome._types import Batch
+from lissome._vector import functional
+from lissome.calculus import balance
+from lissome.calculus.rowwise import rowwise
+
+SEEN = 64  # points of each kind whose gradients are looked at
+
+
+def balanced_weight(rows: Callable[[nn.Module, Batch], Tensor], model: nn.Module, parts: Sequence[Batch]) -> float:
+    """Return the balanced weight of the mismatches outside; 1 where they, or those inside, move nothing.
+
+    Args:
+        rows: (model, part) -> mismatches (N, c), row by row.
+        model: what requires gradients in it is trained.
+        parts: of a batch, the interior first, and one more at least.
+    """
+    function, tensors = functional(rows, model)
+    pulls, counts = [], []
+    for part in parts:
+        size = len(next(iter(part.values())))
+        few = {name: value[:: max(1, size // SEEN)] for name, value in part.items()}
+        values, jacobian = rowwise(function, tensors, few)  # (n, c), (n c, p)
+        pulls.append(jacobian.square().sum(1).mean())
+        counts.append(size * values.shape[1])
+    inside, *outside = pulls
+    many, *others = counts
+    total = sum(others)
+    mean = sum(count / total * pull for count, pull in zip(others, outside, strict=True))
+    weight = balance(inside[None], torch.as_tensor(mean)[None]) * total / many
+    return weight if math.isfinite(weight) and weight > 0 else 1.0
