@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import record, trials
+from benchmarks.memory import peak
 from benchmarks.race import race
 from benchmarks.registry import Benchmark, Cell, DisagreementError
 from lissome.optim import keep_memory
@@ -79,9 +80,11 @@ def measure(cell: Cell, rounds: int) -> dict[str, Any]:
     """Run one race, on two threads whatever the machine has, in a compiler's cache of its own."""
     torch.compiler.reset()
     keep_memory()  # as the command line does; the peers gain by it too
-    before = os.getloadavg()[0]
-    times = race(cell.prepare(), rounds=rounds, burst=cell.burst)
-    return record.summary(cell, times, (round(before, 2), round(os.getloadavg()[0], 2)))
+    before, contestants = os.getloadavg()[0], cell.prepare()
+    times = race(contestants, rounds=rounds, burst=cell.burst)
+    found = record.summary(cell, times, (round(before, 2), round(os.getloadavg()[0], 2)))
+    peaks = {name: round(peak(call) / 1e6, 1) for name, call in contestants.items()} if cell.memory else {}
+    return found | ({"peak_mb": peaks} if peaks else {})
 
 
 def table(cell: Cell, found: dict[str, Any]) -> Table:
@@ -91,6 +94,9 @@ def table(cell: Cell, found: dict[str, Any]) -> Table:
     out.add_column("contestant")
     for head in ("median ms", "fastest ms", f"x {cell.unit}", "quartiles", "fastest / fastest"):
         out.add_column(head, justify="right")
+    peaks = found.get("peak_mb", {})
+    if peaks:
+        out.add_column("peak MB", justify="right")
     for name, ratio in sorted(found["ratio"].items(), key=lambda item: -item[1]["median"]):
         out.add_row(
             name,
@@ -99,6 +105,7 @@ def table(cell: Cell, found: dict[str, Any]) -> Table:
             f"{ratio['median']:.2f}",
             f"{ratio['low']:.2f} to {ratio['high']:.2f}",
             f"{ratio['fastest']:.2f}",
+            *([f"{peaks[name]:.1f}" if name in peaks else ""] if peaks else []),
         )
     said = []
     for target in found["targets"]:

@@ -34,6 +34,7 @@ class Cell:
         derive: further rows, computed from the times of the same round.
         targets: what the ratios are held to.
         burst: calls per turn, see `race`.
+        memory: whether the peak of each contestant is told too.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Cell:
     derive: Callable[[Times], Times] = lambda times: {}
     targets: tuple[Target, ...] = ()
     burst: int = 0
+    memory: bool = False
 
 
 @dataclass(frozen=True)
