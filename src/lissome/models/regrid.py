@@ -26,7 +26,10 @@ PER_INTERVAL = 8  # points g in each interval
 
 @torch.no_grad()
 def update_grid(model: KAN | KANLayer, data: Tensor, intervals: int | None = None, uniform: float = UNIFORM) -> float:
-    """Move the grids of a network of B-splines to where its data are; the function on the data stays.
+    """Move the grids of a network of B-splines to where its data are; the function there stays, as far as they hold it.
+
+    Over the same range, uniform and a multiple of the intervals as fine, they hold it to five digits; other knots hold
+    another space of splines, and what is returned says how near they come.
 
     A layer's data are what the network gave it before. With other intervals its weight is another parameter: make the
     optimizer anew.
@@ -102,13 +105,14 @@ def _move(layer: KANLayer, x: Tensor, intervals: int | None, uniform: float) -> 
 
 
 def _knots(old: BSpline, x: Tensor, intervals: int, uniform: float) -> Tensor:
-    """Return knots (inputs, G + 2 p + 1): uniform ones mixed with quantiles; within the old ends where data are one."""
+    """Return knots (inputs, G + 2 p + 1): uniform ones mixed with quantiles; from old end to end where data are one."""
     p = old.order
     low, high = x.amin(0), x.amax(0)
     kept = old.knots[:, p], old.knots[:, -1 - p]
-    # data at one place say nothing of a range
+    # data at one place say nothing of a range; it has to reach them where the old splines, beyond their ends, do
     bare = (high - low) <= 1e-6 * (kept[1] - kept[0])
-    low, high = torch.where(bare, kept[0], low), torch.where(bare, kept[1], high)
+    reached = kept[0].minimum(low.maximum(old.knots[:, 0])), kept[1].maximum(high.minimum(old.knots[:, -1]))
+    low, high = torch.where(bare, reached[0], low), torch.where(bare, reached[1], high)
     share = torch.linspace(0, 1, intervals + 1, device=x.device, dtype=torch.float64)
     even = low[:, None] + share * (high - low)[:, None]  # (inputs, G + 1)
     places = torch.where(bare[:, None], even, torch.quantile(x, share, dim=0).T)

@@ -9,6 +9,7 @@ from lissome._files import write
 from lissome.report.comparison import again, is_comparison
 from lissome.report.document import details, document, figure, gallery, pairs, tiles
 from lissome.report.drawing import palette
+from lissome.report.edges import edges
 from lissome.report.figures import LAYERS, Curve, progress, residuals, slices, spectra
 from lissome.report.numerals import count, quantity, seconds, setting, share
 from lissome.report.read import Row, Run, finite, layers, read_run, series
@@ -28,6 +29,8 @@ TOLD = {
     "loss",
     "fresh",
     "finished",
+    "inputs",
+    "outputs",
 }
 
 
@@ -91,6 +94,7 @@ def drawings(run: Run, row: Row) -> str:
             spectra(weights, [styles[method].colour] * len(weights)),
             f"Singular values of the weights before and after{some}",
         ),
+        *edges(folder, run.curves, row.get("inputs"), row.get("outputs"), styles[method].colour),
     ]
     return gallery(shown) or "<p>No evaluations yet, so there are no figures.</p>"
 
