@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lissome._errors import UsageError
+from lissome.adapt import Stack, adapt
 from lissome.models import KAN, MLP
 from lissome.optim import Budget, Group, Method, fit
-from lissome.pde import Problem, load_family
-from lissome.pde.together import can_stack
+from lissome.pde import Problem, Together, can_stack, load_family
 from lissome.recipes.settings import SolveSettings, load
 
 FEW = {"interior": 24, "boundary": 10, "initial": 7}
@@ -104,8 +104,22 @@ def test_training_follows_the_weight_and_resumes_to_the_same_bits(optimizer, tmp
     assert len(set(weights)) == len(weights) == 3
 
 
-def test_networks_with_weights_of_their_own_are_not_trained_as_one():
-    assert "balanced" in can_stack([problem(), problem()])
+@pytest.mark.parametrize("constraint", ["soft", "boundary"])
+def test_members_that_are_trained_at_once_have_each_its_own_weight(constraint):
+    family, several = load_family("heat")(), {"points": FEW, "constraint": constraint, "weight_boundary": "balanced"}
+    problems = [Problem(family.at(kappa=kappa), **several) for kappa in (0.05, 0.3)]
+    net = network(problems[0])
+    inner = net.network if constraint == "boundary" else net
+    models = [each.wrap(adapt(inner, "full")) for each in problems]
+    assert not can_stack(problems)
+    method = Method((Group(),), resample_every=3, points=41)
+    how = {"budget": Budget(steps=60), "seed": 1, "progress": False}
+    stack = Stack(models)
+    fit(stack, Together(problems), method, parameters=stack.trainable(), **how)
+    for each, model, together in zip(problems, models, stack.split(), strict=True):
+        fit(model, each, method, parameters={n: p for n, p in model.named_parameters() if p.requires_grad}, **how)
+        for a, b in zip(model.parameters(), together.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan"), "balance", None])

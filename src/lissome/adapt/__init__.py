@@ -5,6 +5,7 @@ from lissome.adapt.choice import RankChoice
 from lissome.adapt.forms import adalora, lora, lora_xs, lotra, pissa, singular_values, slim, svd, tucker
 from lissome.adapt.methods import METHODS, Method, adapt, fitting, large, reinitialize
 from lissome.adapt.ranks import compensated, select_ranks, smoothed
+from lissome.adapt.rates import component_rates
 from lissome.adapt.reach import reach
 from lissome.adapt.rules import RULES
 from lissome.adapt.stack import Stack
@@ -21,6 +22,7 @@ __all__ = [
     "adalora",
     "adapt",
     "compensated",
+    "component_rates",
     "fitting",
     "large",
     "lora",

@@ -313,7 +313,7 @@ class _Run:
         row: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "loss": loss}
         for index, mover in enumerate(self.stepper.movers):
             row |= {(f"{key}/{mover.pattern}" if index else key): value for key, value in mover.figures().items()}
-        row |= {name: float(weight) for name, weight in (self.stepper.weights or {}).items()}
+        row |= {name: float(weight) for name, weight in (self.stepper.weights or {}).items() if weight.numel() == 1}
         if len(self.methods) > 1:
             row["phase"] = self.phase
         self.journal.append(row | figures)

@@ -132,6 +132,11 @@ class Problem:
         shift = self.family.offset()[:1] if self.timed and isinstance(features, Periodic) else (0.0,)
         return (*shift, *([0.0] * (self.inputs - 1)))
 
+    @property
+    def weighing(self) -> float | str:
+        """The weight of what is outside, a number or `balanced`."""
+        return BALANCED if self.balanced else self.weight_boundary
+
     def wrap(self, network: nn.Module) -> nn.Module:
         """Return the network under the problem's constraint; under `soft`, the network itself.
 

@@ -91,6 +91,17 @@ class Together:
             self._drawn[name if same else f"{OWN}{name}"] = first if same else torch.stack(column)
         return self._drawn
 
+    def weigh(self, model: nn.Module, batch: Batch) -> Batch:
+        """Return what each member's problem says of weights, for its network as it is."""
+        common, own = _cut(batch)
+        if not self.problems[0].balanced:
+            return {}
+        found = [
+            problem.weigh(network, common | {name: value[k] for name, value in own.items()})
+            for k, (problem, network) in enumerate(zip(self.problems, _stack(model).split(), strict=True))
+        ]
+        return {f"{OWN}{name}": torch.stack([each[name] for each in found]) for name in found[0]}
+
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the losses of all members (K,), with their graph."""
         return _losses(_stack(model).each, self.problems, batch)
@@ -146,15 +157,13 @@ def _unlike(problems: Sequence[Problem]) -> str:
             ("constraint", problem.constraint, first.constraint),
             ("points", problem.counts, first.counts),
             ("sampling", problem.sampling, first.sampling),
-            ("weight_boundary", problem.weight_boundary, first.weight_boundary),
+            ("weight_boundary", problem.weighing, first.weighing),
             ("needs", problem.needs, first.needs),
             ("mode", problem.mode, first.mode),
             ("dtype", problem.dtype, first.dtype),
         ):
             if here != there:
                 return f"{what} is {there} in one and {here} in another"
-    if first.balanced:
-        return "balanced weights follow each network by itself"
     return "directions of mode 'stochastic' are drawn inside the loss" if first.mode == "stochastic" else ""
 
 
@@ -171,14 +180,19 @@ def _losses(each: Callable[..., Tensor], problems: Sequence[Problem], batch: Bat
         name: torch.tensor([each.family.values[name] for each in problems], dtype=torch.float64, device=place.device)
         for name in problem.family.values
     }
-    own = {name.removeprefix(OWN): value for name, value in batch.items() if name.startswith(OWN)}
-    common = {name: value for name, value in batch.items() if not name.startswith(OWN)}
+    common, own = _cut(batch)
 
     def one(network: nn.Module, values: Batch, part: Batch) -> Tensor:
         with _as_member(problem.family, network, values):
             return problem.loss(network, common | part)
 
     return each(one, values, own)
+
+
+def _cut(batch: Batch) -> tuple[Batch, Batch]:
+    """Return what all members share, and what each has for itself, (K, ...), by its plain name."""
+    own = {name.removeprefix(OWN): value for name, value in batch.items() if name.startswith(OWN)}
+    return {name: value for name, value in batch.items() if not name.startswith(OWN)}, own
 
 
 @contextlib.contextmanager
@@ -229,7 +243,7 @@ def _few(problem: Problem) -> Problem:
         points={kind: TRIED[kind] if count else 0 for kind, count in problem.counts.items()},
         sampling=problem.sampling,
         constraint=problem.constraint,
-        weight_boundary=problem.weight_boundary,
+        weight_boundary=problem.weighing,
         mode=problem.mode,
         pool=0,
     )

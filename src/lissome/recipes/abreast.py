@@ -28,6 +28,7 @@ def abreast(
     members: Sequence[Mapping[str, float]],
     network: dict[str, Any],
     points: dict[str, Any],
+    weighing: float | str,
     seed: int,
 ) -> Row:
     """Time a step of Adam for several members at once, and one after another, on one thread without compiling.
@@ -39,13 +40,14 @@ def abreast(
         members: their parameters.
         network: as in the settings.
         points: as in the settings.
+        weighing: the settings' `weights`.
         seed: of network and points.
 
     Returns:
         milliseconds of all members alone and together, the ratio, and points of each; or why they cannot be stacked.
     """
     training = {"optimizer": OPTIMIZER, "compile": False, "steps": 1}
-    settings = load(Common, given={"training": training, "points": points, "seed": seed})
+    settings = load(Common, given={"training": training, "points": points, "weights": weighing, "seed": seed})
     problems = [problem_of(member(family, dimension, dict(each)), settings, CONSTRAINT) for each in members]
     net = build(problems[0], NetworkSettings(**network), seed).to(DTYPES[settings.dtype])
     models = [problem.wrap(adapt(net, ADAPTER)) for problem in problems]

@@ -15,7 +15,8 @@ from lissome.recipes.bench_settings import BenchSettings
 from lissome.recipes.directory import difference
 
 FORMAT = 1
-SAME = ("seconds", "operations", "rank", "start", "network", "points")  # in what may be compared
+SAME = ("seconds", "operations", "rank", "start", "network", "points", "weights")  # in what may be compared
+EARLIER = {"weights": 100.0}  # of results that do not say
 Row = dict[str, Any]
 
 
@@ -99,7 +100,7 @@ def read(path: Path, settings: BenchSettings) -> Results:
         raise UsageError(f"results '{path}' were edited, or cut short: '{where}': {first['msg'].lower()}") from error
     theirs = data["settings"]
     ours = settings.model_dump(mode="json")
-    told = difference({key: theirs.get(key) for key in SAME}, {key: ours[key] for key in SAME})
+    told = difference({key: theirs.get(key, EARLIER.get(key)) for key in SAME}, {key: ours[key] for key in SAME})
     if told:
         raise UsageError(f"results '{path}' were measured otherwise, {told}: they cannot be compared")
     return Results(FORMAT, data["lissome"], data["environment"], theirs, data["rows"], tuple(data.get("origin", ())))

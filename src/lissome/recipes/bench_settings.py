@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -42,6 +42,7 @@ class BenchSettings(Strict):
     start: int = Field(default=100, ge=1, description="Gauss-Newton steps for the network that is adapted")
     network: NetworkSettings = NetworkSettings()
     points: PointSettings = PointSettings()
+    weights: float | Literal["balanced"] = Field(default="balanced", description="of the initial mismatch")
     quick: bool = Field(default=False, description="three families, small networks, a second for each run")
 
     @model_validator(mode="before")

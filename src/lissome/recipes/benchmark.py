@@ -137,6 +137,7 @@ def cells(settings: BenchSettings) -> list[Cell]:
         UsageError: an unknown family, a target that it does not have, a rank that fits no matrix.
     """
     shared = {"network": settings.network.model_dump(), "points": settings.points.model_dump()}
+    shared["weighing"] = settings.weights
     _check_adapters(settings)
     given = {name: load_family(name) for name in settings.families or _all(settings.targets)}
     names = {kind.name: name for name, kind in given.items()}  # a person's own family is loaded by its file

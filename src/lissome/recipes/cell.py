@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lissome.optim.optimizers import build
 from lissome.pde import Family, Problem
 from lissome.recipes import directory
 from lissome.recipes.archive import ADAPTER, Solution
+from lissome.recipes.components import COMPONENTWISE, check_components, componentwise
 from lissome.recipes.settings import AdaptSettings, GroupSettings, PhaseSettings, TrainingSettings, validate
 from lissome.recipes.training import DTYPES, device_of, finish, methods, phases, problem_of, run, told, trained_of
 
@@ -152,12 +153,22 @@ def cells(settings: AdaptSettings, base: Solution) -> list[Cell]:
         raise UsageError(f"rank={settings.rank} has no meaning for {', '.join(settings.methods)}; it is for {formed}")
     if settings.ranks is not None and "lotra" not in settings.methods:
         raise UsageError(f"ranks={settings.ranks} has no meaning for {', '.join(settings.methods)}; it is for lotra")
+    if COMPONENTWISE not in settings.methods:
+        check_components(settings)
     targets = [base.family.at(**target) for target in settings.targets]
     owns = _owns(settings, base)
     found = [
         Cell(own.model_copy(update={"targets": [target.values]}), base, target) for target in targets for own in owns
     ]
-    return list({cell.name: cell for cell in found}.values())
+    return [_rated(cell) for cell in {cell.name: cell for cell in found}.values()]
+
+
+def _rated(cell: Cell) -> Cell:
+    """Return the cell with learning rates by component, where they are asked for."""
+    if cell.settings.components == "equal":
+        return cell
+    begun = cell.begin()
+    return replace(cell, settings=componentwise(cell.settings, begun.problem, begun.adapted, begun.model))
 
 
 def _short(value: float) -> str:
@@ -171,6 +182,10 @@ def _owns(settings: AdaptSettings, base: Solution) -> list[AdaptSettings]:
     for method, optimizer in itertools.product(settings.methods, settings.optimizers or [None]):
         own = settings.model_copy(update={"methods": [method]})
         own = own if optimizer is None else _moved(own, optimizer)
+        if method == COMPONENTWISE:
+            check_components(own)
+        elif own.components != "equal":
+            own = own.model_copy(update={"components": "equal"})
         model = base.problem.wrap(Cell(own, base, base.family).adapted())
         trained = trained_of(model)
         own = own.model_copy(update={"training": _narrowed(own.training, trained)})

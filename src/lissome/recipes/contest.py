@@ -39,11 +39,12 @@ def prepare(
     dimension: int | None,
     network: dict[str, Any],
     points: dict[str, Any],
+    weighing: float | str,
     steps: int,
     seed: int,
 ) -> Row:
     """Solve the family's first member by Gauss-Newton; return the weights as the bytes of safetensors, and figures."""
-    settings = _settings("gauss-newton", points, seed, steps=steps)
+    settings = _settings("gauss-newton", points, weighing, seed, steps=steps)
     problem = problem_of(member(family, dimension, {}), settings, CONSTRAINT)
     net = build(problem, NetworkSettings(**network), seed).to(DTYPES[settings.dtype])
     model = problem.wrap(net)
@@ -64,6 +65,7 @@ def compete(
     parameters: dict[str, float],
     network: dict[str, Any],
     points: dict[str, Any],
+    weighing: float | str,
     adapter: str,
     rank: int | None,
     optimizer: str,
@@ -81,6 +83,7 @@ def compete(
         parameters: of the member.
         network: as in the settings.
         points: as in the settings.
+        weighing: the settings' `weights`.
         adapter: a method, with `-only` behind it where the small layers stay.
         rank: of the adapter's forms, if it has any; None is its own.
         optimizer: or a course of several.
@@ -93,7 +96,7 @@ def compete(
         What the run is worth: trained, total, error where the budget ended, steps, seconds, operations (None where
         they are not counted), the curve, and `failed`, which says why there is no error.
     """
-    settings = _settings(optimizer, points, seed, **({"seconds": amount} if budget == "seconds" else {}))
+    settings = _settings(optimizer, points, weighing, seed, **({"seconds": amount} if budget == "seconds" else {}))
     problem = problem_of(member(family, dimension, parameters), settings, CONSTRAINT)
     net = build(problem, NetworkSettings(**network), seed).to(DTYPES[settings.dtype])
     if weights is not None:
@@ -140,9 +143,9 @@ def _curve(history: Any) -> Row:
     return {"curve": {key: [row.get(key) for row in history] for key in CURVE}}
 
 
-def _settings(optimizer: str, points: dict[str, Any], seed: int, **budget: Any) -> Common:
+def _settings(optimizer: str, points: dict[str, Any], weighing: float | str, seed: int, **budget: Any) -> Common:
     training = {"optimizer": optimizer, "compile": False, **budget}
-    return load(Common, given={"training": training, "points": points, "seed": seed})
+    return load(Common, given={"training": training, "points": points, "weights": weighing, "seed": seed})
 
 
 def _put(network: nn.Module, weights: bytes) -> None:

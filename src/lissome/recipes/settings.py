@@ -126,8 +126,10 @@ class Common(Strict):
 
     training: TrainingSettings = TrainingSettings()
     points: PointSettings = PointSettings()
-    weights: float | Literal["balanced"] = Field(
-        default=100.0, description="of the boundary and initial mismatch beside the residual's 1: a number, or balanced"
+    weights: float | Literal["balanced"] | None = Field(
+        default=None,
+        description="of the boundary and initial mismatch beside the residual's 1: a number, or balanced; null is 100 "
+        "where the constraint is soft, else balanced",
     )
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
@@ -150,8 +152,8 @@ class Common(Strict):
     @classmethod
     def _weighing(cls, weights: Any) -> Any:
         number = isinstance(weights, int | float) and not isinstance(weights, bool) and weights > 0
-        if not number and weights != "balanced":
-            raise ValueError(f"{weights!r} is no weight; legal are a number above 0, and balanced")
+        if not number and weights not in ("balanced", None):
+            raise ValueError(f"{weights!r} is no weight; legal are a number above 0, balanced, and null")
         return weights
 
     @classmethod
@@ -191,6 +193,9 @@ class AdaptSettings(Common):
     )
     ranks: list[int] | None = Field(
         default=None, description="of lotra: outputs, basis, inputs; null is `rank` for each, up to its size"
+    )
+    components: Literal["equal", "closed", "measured"] = Field(
+        default="equal", description="of lotra: learning rates of core and factors; see adapt.component_rates"
     )
     small: bool = Field(default=True, description="train biases, first and last layer beside the forms")
 

@@ -126,7 +126,7 @@ def run(tick: Tick, place: Path, *, family: str, preset: str, seed: int, c: floa
 
 def _solved(family: str, preset: str, seed: int, quick: bool) -> dict[str, Any]:
     few = {"points.interior": 128, "points.boundary": 32, "points.initial": 32} if quick else {}
-    same = {"family": family, "dimension": 10, "parameters": {"c": 0.0}, "points.resample": 1}
+    same = {"family": family, "dimension": 10, "parameters": {"c": 0.0}, "points.resample": 1, "weights": 100}
     return {**same, **NETWORKS[preset], "seed": seed, **few}
 
 

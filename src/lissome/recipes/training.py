@@ -17,11 +17,14 @@ from lissome.optim import Budget, Group, Method, Result, checkpoint, fit, keep_m
 from lissome.pde import Family, Problem
 from lissome.recipes import directory
 from lissome.recipes.course import usual
+from lissome.recipes.edges import pictured
 from lissome.recipes.settings import Common, GroupSettings, PhaseSettings, TrainingSettings
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # with a cosine and new points each step, errors on 10-d Allen-Cahn were 3 times below those of 2e-3
 ADAM_RATE = 5e-3
+# docs/choosing.md compares: what is left to weigh under hard constraints gains by balance, soft constraints do not
+WEIGHTS: dict[str, float | str] = {"soft": 100.0, "boundary": "balanced", "exact": "balanced"}
 
 
 def problem_of(family: Family, settings: Common, constraint: str) -> Problem:
@@ -32,7 +35,7 @@ def problem_of(family: Family, settings: Common, constraint: str) -> Problem:
         points={"interior": points.interior, "boundary": points.boundary, "initial": points.initial},
         sampling=points.draw,
         constraint=constraint,
-        weight_boundary=settings.weights,
+        weight_boundary=WEIGHTS[constraint] if settings.weights is None else settings.weights,
         dtype=DTYPES[settings.dtype],
     )
 
@@ -98,9 +101,13 @@ def adaptive(problem: Problem, settings: Common) -> bool:
     return problem.family.adaptive if settings.points.adaptive is None else settings.points.adaptive
 
 
+def rate_of(said: GroupSettings | PhaseSettings) -> float | None:
+    """Return the learning rate; None is the optimizer's own, or none."""
+    return ADAM_RATE if said.rate is None and said.optimizer == "adam" else said.rate
+
+
 def _group(pattern: str, said: GroupSettings | PhaseSettings) -> Group:
-    rate = ADAM_RATE if said.rate is None and said.optimizer == "adam" else said.rate
-    return Group(pattern, said.optimizer, rate, said.options)
+    return Group(pattern, said.optimizer, rate_of(said), said.options)
 
 
 def trained_of(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -187,6 +194,7 @@ def finish(
 ) -> dict[str, Any]:
     """Write what is left of a run directory, curves, summary and page; return the summary."""
     shown = {key: value for key, value in result.metrics.items() if key not in ("step", "phase", "lr")}
+    functions, names = pictured(problem, model)
     summary = {
         **facts,
         **told(problem.family, settings),
@@ -197,8 +205,9 @@ def finish(
         "derivatives": problem.explain(model),
         "compiled": result.capture,
         **{key: value for key, value in shown.items() if not key.startswith("lr/")},
+        **names,
     }
-    directory.write_tensors(out / "curves.safetensors", problem.slice(model) | curves)
+    directory.write_tensors(out / "curves.safetensors", problem.slice(model) | curves | functions)
     directory.write_json(out / "summary.json", summary)
     report.page(out)
     return summary
