@@ -36,8 +36,8 @@ class Tangent:
         vectors: (n, n), its columns belong to them.
         diagonal: (n,), of K.
 
-    Of a kernel too large to be taken apart, `eigenvalues` and `vectors` may be Ritz values and vectors (k,) and (k, k) of
-    its Krylov space from r_0, where r_0 is (|r_0|, 0, .., 0); only `diagonal` has all n rows then.
+    Of a kernel too large to be taken apart, `eigenvalues` and `vectors` may be Ritz values and vectors (k,) and (k, k)
+    of its Krylov space from r_0, where r_0 is (|r_0|, 0, .., 0); only `diagonal` has all n rows then.
     """
 
     eigenvalues: Tensor

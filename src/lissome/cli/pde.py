@@ -32,6 +32,7 @@ from lissome.cli.options import (
 )
 from lissome.cli.output import print_json, say, tell
 from lissome.recipes.bench_settings import BenchSettings
+from lissome.recipes.diagnosis_settings import DiagnoseSettings, subject
 from lissome.recipes.settings import METHODS, AdaptSettings, SolveSettings, inherited, load, pairs
 
 pde = typer.Typer(help="Equations and their families.", no_args_is_help=True)
@@ -157,3 +158,41 @@ def bench(
     if as_json:
         return print_json(rows)
     say(lissome.report.leaderboard(rows), f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
+
+
+@pde.command()
+def diagnose(
+    what: Annotated[
+        str | None,
+        typer.Argument(help="Directory of a run, a .yaml file of settings of solve, or a family's name or file."),
+    ] = None,
+    out: Out = Path("runs/diagnose"),
+    parameter: Annotated[list[str] | None, typer.Option(help="name=number of a family's member; may repeat.")] = None,
+    dimension: Annotated[int | None, typer.Option(help="Space dimension, where the family leaves it open.")] = None,
+    constraint: Constraint = None,
+    network: Annotated[str | None, typer.Option(help="mlp, kan or slim-kan; --set solve.network.width=16.")] = None,
+    points: Annotated[int | None, typer.Option(help="Points in all, the kernel's rows; 300 if not given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of gradient descent; 100 if not given.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows of a step of SGD; 32 if not given.")] = None,
+    widths: Annotated[str | None, typer.Option(help="Of networks to compare, such as 16,64,256, or none.")] = None,
+    seed: Seed = None,
+    device: Device = None,
+    settings: SettingsFile = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Say whether a network will train, how fast, with which step and weights, from its tangent kernel."""
+    beside = {"parameters": merged(parameter or []) or None, "dimension": dimension, "constraint": constraint}
+    beneath, given = subject(what, beside | {"network.kind": network, "seed": seed})
+    given |= {"points": 100, "steps": 20, "widths": []} if quick else {}
+    own = {"points": points, "steps": steps, "batch": batch, "seed": seed, "device": device}
+    own |= {"widths": [] if widths == "none" else widths.split(",") if widths else None}
+    given |= {key: value for key, value in own.items() if value is not None}
+    file = file_of(settings, out, resume)
+    asked = load(DiagnoseSettings, file=file, given=given, changes=changes or [], beneath=beneath)
+    found = lissome.recipes.diagnose(asked, out, resume=resume)
+    if as_json:
+        return print_json(found)
+    say(lissome.report.diagnosis(found), f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")

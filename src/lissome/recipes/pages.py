@@ -11,6 +11,7 @@ from lissome import report
 from lissome._errors import UsageError
 from lissome.report.comparison import again, is_comparison
 from lissome.report.read import go_on, read_run, under_way
+from lissome.report.table_page import table_row
 
 
 def show(run: str | Path) -> list[dict[str, Any]]:
@@ -22,6 +23,9 @@ def show(run: str | Path) -> list[dict[str, Any]]:
     """
     run = Path(run)
     _check_kind(run)
+    if (run / "table.json").is_file():
+        report.table_page(run)
+        return [table_row(read_run(run))]
     begun = sorted(place.parent for place in run.glob("*/*/settings.yaml"))
     if is_comparison(run):
         again(run)
@@ -48,6 +52,8 @@ def compare(runs: Sequence[str | Path], out: str | Path, title: str | None = Non
     _check_free(out)
     for run in runs:
         _check_kind(Path(run))
+        if (Path(run) / "table.json").is_file():
+            raise UsageError(f"'{run}' is a fit of a table, which has errors of its own kind; `lissome show` draws it")
     report.compare(runs, out, title)
     return _rows(out)
 
@@ -61,6 +67,11 @@ def _check_kind(run: Path) -> None:
         raise UsageError(
             f"'{run}' is a choice of ranks: its page is {run / 'index.html'}, its figures are in ranks.json"
         )
+    if (run / "diagnosis.json").exists():
+        page = run / "index.html"
+        raise UsageError(f"'{run}' is a diagnosis: its page is {page}, its figures are in diagnosis.json")
+    if (run / "settings.yaml").is_file() and "solve" in read_run(run).settings:
+        raise UsageError(f"'{run}' is a stopped diagnosis: `lissome pde diagnose --resume --out {run}` begins again")
     if (run / "weighed").is_dir():
         raise UsageError(
             f"'{run}' is a choice of ranks that was stopped: `lissome lm ranks --resume --out {run}` goes on"
