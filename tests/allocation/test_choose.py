@@ -355,7 +355,7 @@ def test_half_precision_is_refused(dtype):
 def test_a_model_without_terms_is_refused():
     base = nn.Linear(3, 3)
     for forms in ({}, {"weight": lora(base.weight, 0, generator=seeded())}):
-        with pytest.raises(UsageError, match="no small form of a matrix with a term to keep or to cut"):
+        with pytest.raises(UsageError, match="no small form of a matrix or of a tensor that has terms"):
             AdaptedTerms(Adapted(base, forms))
 
 

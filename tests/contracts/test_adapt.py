@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, hessian
 
-from lissome.adapt import Adapted, Tucker, adalora, lora, lora_xs, lotra, pissa, svd, tucker
+from lissome._errors import UsageError
+from lissome.adapt import Adapted, Tucker, adalora, lora, lora_xs, lotra, pissa, slim, svd, tucker
 from tests.oracles import tucker as oracle
 
 
@@ -46,6 +47,10 @@ def three_way_lora(weight, rank):
     return Tucker([weight.new_zeros(weight.shape[0], rank), *factors], scale=0.5, train=["factor0", "factor2"])
 
 
+def whole(weight, ranks):
+    return slim(weight.shape, ranks, power=0.5, generator=seeded()).to(weight)
+
+
 FORMS = {
     "svd full": ("hidden.weight", svd),
     "svd of an oblong": ("wide.weight", svd),
@@ -63,6 +68,9 @@ FORMS = {
     "lotra of a matrix": ("wide.weight", lambda W: lotra(W, 3, generator=seeded())),
     "lotra full": ("cube", lambda W: lotra(W, 9, generator=seeded())),
     "lotra 0": ("cube", lambda W: lotra(W, (0, 3, 2), generator=seeded())),
+    "lotra from its core": ("cube", lambda W: lotra(W, 2, generator=seeded(), start="core")),
+    "slim": ("cube", lambda W: whole(W, (1, 3, 2))),
+    "slim full": ("cube", lambda W: whole(W, 9)),
     "pissa": ("wide.weight", lambda W: pissa(W, 2)),
     "pissa 0": ("hidden.weight", lambda W: pissa(W, 0)),
     "pissa full": ("hidden.weight", lambda W: pissa(W, 5)),
@@ -73,6 +81,7 @@ FORMS = {
     "three-way diagonal": ("cube", lambda W: three_way_diagonal(W, 3)),
     "three-way lora": ("cube", lambda W: three_way_lora(W, 2)),
 }
+STARTLESS = {name for name in FORMS if name.startswith("slim")}  # a weight of their own from the start
 ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 every_form = pytest.mark.parametrize("name", FORMS)
@@ -102,7 +111,7 @@ def points(n=6, dtype=torch.float64):
     return torch.randn(n, 3, generator=seeded(3)).to(dtype)
 
 
-@every_form
+@pytest.mark.parametrize("name", [name for name in FORMS if name not in STARTLESS])
 @every_dtype
 def test_start_equals_base(name, dtype):
     base, adapted, path = build(name, dtype)
@@ -214,6 +223,29 @@ def test_save_and_load_are_bit_equal(name, dtype, tmp_path):
     assert loaded.trainable().keys() == adapted.trainable().keys()
     assert loaded.forms()[path].settings() == adapted.forms()[path].settings()
     assert torch.equal(loaded(points(dtype=dtype)), adapted(points(dtype=dtype)))
+
+
+@every_form
+def test_a_network_of_another_shape_refuses_the_file(name, tmp_path):
+    _, adapted, _ = build(name)
+    adapted.save(tmp_path / "a.safetensors")
+    other = Net().double()
+    other.cube = nn.Parameter(torch.zeros(2, 5, 3, dtype=torch.float64))
+    other.hidden, other.wide = nn.Linear(5, 6).double(), nn.Linear(6, 4).double()
+    with pytest.raises(UsageError) as error:
+        Adapted.load(other, tmp_path / "a.safetensors")
+    assert str(error.value).count("\n") == 0
+    assert "hidden.weight" in str(error.value) or "cube" in str(error.value)
+
+
+@pytest.mark.parametrize("name", STARTLESS)
+def test_a_form_without_a_base_does_not_see_it(name):
+    base, adapted, path = build(name)
+    form = adapted.forms()[path]
+    assert form.base == "replace"
+    assert torch.equal(form.dense(), form.dense(base.get_parameter(path)))
+    x = torch.randn(3, *form.shape[1:], generator=seeded(1), dtype=torch.float64)
+    assert torch.equal(form(x, modes=2), form(x, base.get_parameter(path), modes=2))
 
 
 @every_form

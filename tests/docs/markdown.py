@@ -66,7 +66,8 @@ def small(command: list[str]) -> list[str]:
         if word == "--jobs":
             words[place + 1] = "1"
     trains = "--help" not in words and (words[:1] == ["demo"] or words[1:2] in (["solve"], ["adapt"]))
-    words += ["--quick"] * (trains and "--quick" not in words)
+    looks = words[:1] == ["fit"] or words[1:2] == ["diagnose"]  # in one process
+    words += ["--quick"] * ((trains or looks) and "--quick" not in words)
     if words[1:2] == ["bench"]:
         words += [part for change in BENCH for part in ("--set", change)] + ["--jobs", "1"]
     return words + ["--jobs", "1"] * (trains and "solve" not in words and "--jobs" not in words)

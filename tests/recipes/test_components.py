@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 
+from lissome import report
 from lissome._errors import UsageError
 from lissome.adapt import component_rates
 from lissome.recipes import adapt, solve
@@ -15,6 +16,15 @@ from lissome.recipes.settings import load as read
 
 FEW = {"points.interior": 16, "points.boundary": 8, "training.compile": False, "training.steps": 4}
 ADAM = {"training.optimizer": "adam", "training.rate": 0.01}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pages():
+    """Leave out the pages, whose figures take longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "page", lambda *paths: None)
+        patch.setattr(report, "compare", lambda *paths: None)
+        yield
 
 
 @pytest.fixture(scope="module")

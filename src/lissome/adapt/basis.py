@@ -15,6 +15,10 @@ Then column i of B X and row i of X^-1 A are brought to one length, which change
 | `kronecker` | E[h h^T] | E[y y^T] |
 
 `svd` is the singular value decomposition of B A. SubLoRA (arXiv 2507.01841) cuts the terms as they were trained.
+
+A tensor C x1 U1 ... xn Un of a full core is such a product along each of its modes, its unfolding B_j A_j with
+A_j = Uj^T and B_j the core times the other factors. Its terms along mode j are the slices of the core, and C xj X^T,
+Uj X^-T turn them: the modes are turned one by one, and no turn touches another's terms.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import torch
 from torch import Tensor
 
 from lissome._errors import UsageError
-from lissome.adapt.tucker import Tucker
+from lissome.adapt.tucker import Tucker, contract
 
 BASES = ("trained", "svd", "whitened", "kronecker")
 
@@ -116,6 +120,44 @@ def halves(form: Tucker) -> tuple[Tensor, Tensor]:
     return form.scale * (P @ core.detach() if core.dim() == 2 else P * core.detach()), Q.mT
 
 
+def halves_along(form: Tucker, mode: int) -> tuple[Tensor, Tensor]:
+    """Return B (product of the other d, r) and A (r, d) of a tensor's form with a full core, unfolded along a mode.
+
+    Raises:
+        UsageError: the core is not full, or the form holds its own start beside it: see `updated`.
+    """
+    core = _whole_core(form)
+    others = [torch.eye(r).to(core) if j == mode else U.detach() for j, (U, r) in enumerate(_sides(form))]
+    B = (form.scale * contract(core, others)).movedim(mode, -1)  # (other d, ..., r)
+    return B.flatten(0, -2), form.factors[mode].detach().mT
+
+
+def rotated_along(
+    form: Tucker, mode: int, X: Rotation, kept: Tensor | None = None, values: Tensor | None = None
+) -> Tucker:
+    """Return the form with the slices of its core along a mode turned by X, or those of them that are kept.
+
+    The factor of the mode gets unit vectors; what is trained stays trained, and gates go into the core.
+
+    Args:
+        form: with a full core, `add` or `replace`.
+        mode: from 0.
+        X: of `rotation`, for `halves_along`.
+        kept: indices (k,) of the slices that are kept; None keeps all.
+        values: (k,), of the gates; None is 1.
+    """
+    core, factors = _whole_core(form), [factor.detach() for factor in form.factors]
+    forth, vectors = X.forth.to(core.device), factors[mode].double() @ X.back.mT.to(core.device)  # (r, r), (d, r)
+    if kept is not None:
+        forth, vectors = forth[:, kept], vectors[:, kept]
+    if values is not None:
+        forth = forth * values.to(forth)
+    sizes = vectors.norm(dim=0).clamp_min(torch.finfo(vectors.dtype).tiny)
+    core = torch.tensordot(core.double(), forth * sizes, dims=([mode], [0])).movedim(-1, mode)  # pyright: ignore[reportArgumentType]
+    factors[mode] = (vectors / sizes).to(factors[mode])
+    return Tucker(factors, core.to(form.gates), base=form.base, scale=form.scale, train=form.trained)
+
+
 def updated(form: Tucker) -> Tucker:
     """Return a form that adds to the base what a `residual` one adds by now, with terms of its own for it.
 
@@ -130,7 +172,7 @@ def updated(form: Tucker) -> Tucker:
     (core, factors), (start, old) = terms
     if form.core is None and form.ways == 2:
         return _difference(form, [factors[0] * core, factors[1]], [old[0] * -start, old[1]])
-    core = torch.block_diag(core, start) if core.dim() == 2 else torch.cat([core, start])
+    core = _block(core, start) if core.dim() > 1 else torch.cat([core, start])
     both = [torch.cat(pair, 1) for pair in zip(factors, old, strict=True)]
     if form.core is None:  # without a core its signs go into the first factor
         return Tucker([both[0] * core, both[1]], scale=form.scale, train=form.trained, kind="lora")
@@ -180,6 +222,30 @@ def _difference(form: Tucker, now: list[Tensor], start: list[Tensor]) -> Tucker:
     left = (P - P0) @ R[:, :r].mT + P0 @ R[:, r:].mT  # (out, k); 0 exactly where nothing was trained
     parts = [part.to(form.factors[0]) for part in (left, inputs)]
     return Tucker(parts, scale=form.scale, train=form.trained, kind="lora")
+
+
+def _sides(form: Tucker) -> list[tuple[Tensor, int]]:
+    return list(zip(form.factors, form.ranks, strict=True))
+
+
+def _whole_core(form: Tucker) -> Tensor:
+    if form.core is None or form.core_kind != "full":
+        raise UsageError(
+            f"the form of shape {form.shape} has a core that is {form.core_kind}; only full ones have slices"
+        )
+    if form.base == "residual":
+        raise UsageError(
+            f"a form of kind '{form.kind}' subtracts its own start; call lissome.adapt.updated on it first"
+        )
+    return (form.gates * form.core).detach()
+
+
+def _block(one: Tensor, other: Tensor) -> Tensor:
+    """Return the core with two cores on its diagonal and 0 elsewhere."""
+    core = one.new_zeros([a + b for a, b in zip(one.shape, other.shape, strict=True)])
+    core[tuple(slice(r) for r in one.shape)] = one
+    core[tuple(slice(r, None) for r in one.shape)] = other
+    return core
 
 
 def _moment(name: str, moment: Tensor, r: int) -> Tensor:

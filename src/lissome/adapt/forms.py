@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lissome._errors import UsageError
+from lissome._errors import UsageError, unknown
 from lissome.adapt.tucker import Tucker, contract
 
 
@@ -111,6 +111,7 @@ def tucker(weight: Tensor, ranks: Sequence[int] | None = None, *, sweeps: int = 
 
     The factors are the leading singular vectors of each unfolding (HOSVD), bettered by `sweeps` rounds in
     which each is computed again with the others projected out (HOOI). What the truncation leaves stays in the base.
+    Ten lines of torch, and not tensorly: they keep device and dtype, and no further package is asked for.
 
     Args:
         weight: (d1, ..., dn), n at least 2.
@@ -129,19 +130,25 @@ def tucker(weight: Tensor, ranks: Sequence[int] | None = None, *, sweeps: int = 
     return Tucker([U.to(weight) for U in factors], core.to(weight), base=base, train=["core"])
 
 
-def lotra(weight: Tensor, ranks: int | Sequence[int], *, generator: torch.Generator) -> Tucker:
+def lotra(weight: Tensor, ranks: int | Sequence[int], *, generator: torch.Generator, start: str = "outputs") -> Tucker:
     """W + C x1 U1 ... xn Un with all parts trained: U1 = 0 at the start, a random core, orthonormal other factors.
 
     LoTRA for the tensor (out, K, in) of a KAN layer; for a matrix it is B C A. The core's numbers have variance
     1 / (r2 ... rn), so that a step of U1 moves the weight as far whatever the ranks.
-    Differs from the paper: it starts from C = 0, which was seen as good or a little worse.
+    Differs from the paper: it starts from C = 0, which was seen as good or a little worse; ask for start="core".
 
     Args:
         weight: (d1, ..., dn), n at least 2.
         ranks: (r1, ..., rn), each from 0 to dj; one number is that, or dj where it is more, for every mode.
         generator: draws the core and the factors.
+        start: which part is 0 at first: `outputs`, U1, or `core`, with orthonormal factors.
     """
+    if start not in ("outputs", "core"):
+        raise unknown("start", start, ("outputs", "core"))
     ranks = _ranks(weight.shape, ranks)
+    if start == "core":
+        factors = [U.to(weight) for U in _orthonormal(weight.shape, ranks, generator)]
+        return Tucker(factors, weight.new_zeros(ranks), train=_all(factors), kind="lotra")
     inner = math.prod(ranks[1:])
     core = _normal(ranks, generator) * max(inner, 1) ** -0.5
     factors = [torch.zeros(weight.shape[0], ranks[0]), *_orthonormal(weight.shape[1:], ranks[1:], generator)]

@@ -21,7 +21,7 @@ from lissome.adapt.ranks import compensated, select_ranks, smoothed
 from lissome.adapt.rules import check_rule
 from lissome.allocation.gates import CHUNK, Gates, Loss, measuring
 from lissome.allocation.moments import rotations
-from lissome.allocation.terms import Terms
+from lissome.allocation.terms import Terms, least_of
 from lissome.calculus import Quadratic, quadratic
 from lissome.calculus.quadratic import LIMIT
 
@@ -76,7 +76,7 @@ class Weighed:
         budget: int,
         *,
         rule: str = "reverse",
-        least: int | Mapping[str, int] = 0,
+        least: int | Mapping[str, int] | None = None,
         most: int | Mapping[str, int] | None = None,
         compensate: bool = True,
         generator: torch.Generator | None = None,
@@ -90,7 +90,7 @@ class Weighed:
                 budget,
                 rule=rule,
                 layers=self.gates.layers,
-                least=least,
+                least=least_of(self.gates.layers, least),
                 most=most,
                 magnitude=self.gates.magnitude,
                 sensitivity=smoothed(self.expansion.gradients),
@@ -172,7 +172,7 @@ def choose(
     budget: int,
     *,
     rule: str = "reverse",
-    least: int | Mapping[str, int] = 0,
+    least: int | Mapping[str, int] | None = None,
     most: int | Mapping[str, int] | None = None,
     compensate: bool = True,
     generator: torch.Generator | None = None,
@@ -184,9 +184,9 @@ def choose(
         terms: the model.
         loss: (model, batch) -> scalar with its graph.
         batches: a fixed few.
-        budget: how many terms may stay in all.
+        budget: how many terms may stay in all; those of a tensor's modes cost different numbers, and count as one each.
         rule: see `adapt.select_ranks`.
-        least: terms that a layer keeps at least, one number or by layer.
+        least: terms that a layer keeps at least, one number or by layer; None is 1 for a mode of a tensor, else 0.
         most: terms that a layer keeps at most.
         compensate: let the kept gates move to make up for the cut ones, by as much as the measured loss falls.
         generator: draws, for the rule `random`.
@@ -197,6 +197,6 @@ def choose(
     """
     sizes = {layer: len(A) for layer, (_, A) in terms.halves().items()}
     check_rule(rule, sum(sizes.values()))  # said before anything is measured
-    shares(budget, sizes, least, most)
+    shares(budget, sizes, least_of(sizes, least), most)
     found = weigh(terms, loss, batches, **weighing)
     return found.choose(budget, rule=rule, least=least, most=most, compensate=compensate, generator=generator)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lissome._errors import UsageError
 from lissome.adapt import Adapted
-from lissome.adapt.basis import Rotation, rotated, unturned
+from lissome.adapt.basis import Rotation, rotated, rotated_along, unturned
 from lissome.allocation.terms import AdaptedTerms, Terms, adapted_in
 
 Parts = dict[str, list[tuple[nn.Parameter, int]]]
@@ -58,46 +58,62 @@ class GatedForms:
     """The forms of an `Adapted`, by their own gates, which its files and checkpoints keep.
 
     Args:
-        model: as in `AdaptedTerms`; its forms are of matrices, without a full core, and do not subtract their start.
+        model: as in `AdaptedTerms`; its forms do not subtract their start, and those of matrices have no full core. The
+            gates of a tensor's core are the product of those of its slices along each mode, so that each mode has to
+            have a term at work.
 
     Raises:
         UsageError: a form of another kind.
     """
 
     def __init__(self, model: nn.Module):
-        matrices = {path: form for path, form in adapted_in(model)[1].forms().items() if form.ways == 2}
-        for path, form in matrices.items():
-            if form.base == "residual" or form.core_kind == "full":
+        for path, form in adapted_in(model)[1].forms().items():
+            full = form.core_kind == "full"
+            if (form.ways == 2 and full) or (form.base == "residual" and (form.ways == 2 or full)):
                 raise UsageError(
                     f"the form of '{path}' is of kind '{form.kind}', which has no gate for each term; legal are lora "
-                    "and others with a diagonal core or none"
+                    "and others with a diagonal core or none, and lotra of a tensor"
                 )
         self.terms = AdaptedTerms(model)
-        self.forms = {path: self.terms.adapted.forms()[path] for path in self.terms.names}
+        self.forms = {path: self.terms.adapted.forms()[path] for path, _ in self.terms.places.values()}
 
     def parts(self) -> Parts:
-        """Return the trained factors, columns of terms, and the trained core."""
+        """Return the trained factors, columns of terms, and the trained core; along a mode its factor and the core."""
         found: Parts = {}
-        for path, form in self.forms.items():
-            trained = dict(form.named_parameters(recurse=False))
-            found[path] = [(p, 0 if name == "core" else 1) for name, p in trained.items()]
+        for layer, (path, mode) in self.terms.places.items():
+            trained = dict(self.forms[path].named_parameters(recurse=False))
+            if mode is None:
+                found[layer] = [(p, 0 if name == "core" else 1) for name, p in trained.items()]
+            else:
+                dims = {"core": mode, f"factor{mode}": 1}
+                found[layer] = [(trained[name], dim) for name, dim in dims.items() if name in trained]
         return found
 
     def at_work(self) -> dict[str, Tensor]:
-        """Return which gates are not 0."""
-        return {path: form.gates != 0 for path, form in self.forms.items()}
+        """Return which gates are not 0; along a mode, which slices have one that is not."""
+        found = {}
+        for layer, (path, mode) in self.terms.places.items():
+            gates = self.forms[path].gates != 0
+            found[layer] = gates if mode is None else gates.movedim(mode, 0).flatten(1).any(1)
+        return found
 
     def put(self, at_work: Mapping[str, Tensor]) -> None:
         """Set the gates to 1 and 0."""
-        for path, form in self.forms.items():
-            form.gates.copy_(at_work[path])
+        for form in self.forms.values():
+            form.gates.fill_(1)
+        for layer, (path, mode) in self.terms.places.items():
+            gates = self.forms[path].gates
+            work = at_work[layer].to(gates)
+            gates.mul_(work if mode is None else work.view(-1, *[1] * (gates.dim() - 1 - mode)))
 
     def turn(self, rotations: Mapping[str, Rotation]) -> None:
         """Turn the forms whose factors are trained; those of others are what their method holds fast."""
         with torch.no_grad(), opened(self):
-            for path, form in self.forms.items():
-                if {"factor0", "factor1"} <= set(form.trained):
-                    new = rotated(form, rotations[path])
+            for layer, (path, mode) in self.terms.places.items():
+                form, X = self.forms[path], rotations[layer]
+                needed = {"factor0", "factor1"} if mode is None else {"core", f"factor{mode}"}
+                if needed <= set(form.trained):
+                    new = rotated(form, X) if mode is None else rotated_along(form, mode, X)
                     for name, part in form.named_parameters(recurse=False):
                         part.copy_(getattr(new, name))
 

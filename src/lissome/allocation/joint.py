@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from lissome._errors import UsageError, unknown
 from lissome._types import Objective, Residual
 from lissome.adapt.basis import BASES, unturned
-from lissome.adapt.quota import shares
+from lissome.adapt.quota import Count, shares
 from lissome.adapt.ranks import select_ranks, smoothed
 from lissome.adapt.rules import STRAIGHT, check_rule
 from lissome.allocation.gated import Frozen, Gated, GatedForms, opened
 from lissome.allocation.gates import CHUNK, Gates, measuring
 from lissome.allocation.moments import rotations
 from lissome.allocation.schedule import Schedule
+from lissome.allocation.terms import least_of, of_tensor
 from lissome.calculus import quadratic
 from lissome.calculus.quadratic import LIMIT
 
@@ -49,7 +50,8 @@ class JointRanks:
         probe: for bases that need one, where the objective has no residual.
         batches: how many fresh ones, at each choice.
         points: n of `objective.sample`.
-        least: terms that a layer keeps at least, one number or by layer.
+        least: terms that a layer keeps at least, one number or by layer; None is 1 for a mode of a tensor, which may
+            not have fewer, else 0.
         most: and at most.
         limit: gates above which second derivatives between layers are left out.
         seed: of the batches.
@@ -73,7 +75,7 @@ class JointRanks:
         probe: Callable[..., Tensor] | None = None,
         batches: int = 2,
         points: int = 1024,
-        least: int | Mapping[str, int] = 0,
+        least: int | Mapping[str, int] | None = None,
         most: int | Mapping[str, int] | None = None,
         limit: int = LIMIT,
         seed: int = 0,
@@ -88,12 +90,13 @@ class JointRanks:
             raise UsageError(f"batches is {batches}; legal are 1 and more")
         self.gated: Gated = model if isinstance(model, Gated) else GatedForms(model)
         self.objective, self.schedule, self.rule, self.regrow = objective, schedule, rule, regrow
-        self.batches, self.points, self.least, self.most = batches, points, least, most
+        self.batches, self.points, self.most = batches, points, most
         self.limit, self.seed = limit, seed
         self.basis, self.moments = basis, {"probe": probe} if probe is not None else {"residual": residual}
         self.layers = {layer: len(work) for layer, work in self.gated.at_work().items()}
         check_rule(rule, sum(self.layers.values()))
-        shares(schedule.budget, self.layers, least, most)
+        self.least = _kept_modes(least_of(self.layers, least), self.layers)
+        shares(schedule.budget, self.layers, self.least, most)
         self.history: list[dict[str, Any]] = []
         self.optimizers: list[torch.optim.Optimizer] = []
         self.frozen = Frozen(self.gated, [])
@@ -189,7 +192,15 @@ def _restricted(blocks: tuple[Tensor, ...], open_: Tensor) -> Tensor | list[Tens
     return found[0] if len(blocks) == 1 else found
 
 
-def _bounded(least: int | Mapping[str, int], layers: Mapping[str, int]) -> dict[str, int]:
+def _kept_modes(least: Count, layers: Mapping[str, int]) -> Count:
+    """Refuse a mode that may lose all its terms: a core whose gates are all 0 does not tell which are at work."""
+    for layer in filter(of_tensor, layers):
+        if (least if isinstance(least, int) else least.get(layer, 0)) < 1:
+            raise UsageError(f"least is 0 for '{layer}', a mode of a tensor; in training legal are 1 and more")
+    return least
+
+
+def _bounded(least: Count, layers: Mapping[str, int]) -> dict[str, int]:
     """Return what each layer keeps at least: never more than it has."""
     wanted = {layer: least if isinstance(least, int) else least.get(layer, 0) for layer in layers}
     return {layer: min(number, layers[layer]) for layer, number in wanted.items()}

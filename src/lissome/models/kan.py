@@ -52,11 +52,8 @@ class Edges(nn.Module):
         """Return all functions at x (N, inputs), (N, K, inputs), silu last."""
         return torch.cat([self.basis(x), F.silu(x)[:, None]], 1)
 
-    def mix(self, x: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """Return y, its slopes (N, outputs, inputs), and how a gradient at y weighs second derivatives in x.
-
-        The last maps (N or 1, outputs) to sum_q g_q d2y_q / dx_p^2, (N, inputs); y has no mixed ones.
-        """
+    def jet(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return all functions at x (N, inputs), their first and their second derivatives, (N, K, inputs) each."""
         value, first, second = self.basis.taylor(x)
         s = torch.sigmoid(x)
         d = s * (1 - s)
@@ -64,6 +61,14 @@ class Edges(nn.Module):
         value, first, second = (
             torch.cat([part, bend[:, None]], 1) for part, bend in zip((value, first, second), bends, strict=True)
         )
+        return value, first, second
+
+    def mix(self, x: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Return y, its slopes (N, outputs, inputs), and how a gradient at y weighs second derivatives in x.
+
+        The last maps (N or 1, outputs) to sum_q g_q d2y_q / dx_p^2, (N, inputs); y has no mixed ones.
+        """
+        value, first, second = self.jet(x)
         W = self.tensor()
         slope = torch.einsum("nkp,qkp->nqp", first, W)
 
