@@ -3,19 +3,20 @@
 For n rows and width h the dense weight costs h^2 r once and n h^2 to apply, the factors 2 n h r. Rows are few where
 each is differentiated by itself: the gradient in s then never forms an h x h matrix for each row.
 
-Layers of a KAN, y = sum_p sum_k W[q, k, p] phi_k(x_p), are left so too where the form of W has a full core: gradients
-of 256 rows, each by itself, took 19 ms in place of 386 at width 64, and 10 in place of 21 at 16; a step of Gauss-Newton
-on a heat equation 1.0 s in place of 2.4, and 0.29 in place of 0.41.
+Layers of a KAN are left so too where the form of their tensor has a full core, see `mixture`: gradients of 256 rows,
+each by itself, took 19 ms in place of 386 at width 64, and 10 in place of 21 at 16; a step of Gauss-Newton on a heat
+equation 1.0 s in place of 2.4, and 0.29 in place of 0.41.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from lissome.adapt.mixture import Edged, Mixture
 from lissome.adapt.tucker import Tucker
 
 
@@ -42,61 +43,6 @@ class Diagonal(nn.Module):
     def taylor(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return value, first and second derivative."""
         return x * self.scale, self.scale.expand_as(x), torch.zeros_like(x)
-
-
-@runtime_checkable
-class Edged(Protocol):
-    """A layer y_q = sum_p sum_k W[q, k, p] phi_k(x_p), of which W is `weight`; such as that of a KAN."""
-
-    weight: Tensor
-
-    def functions(self, x: Tensor) -> Tensor:
-        """Return all phi_k at x (N, in), (N, K, in)."""
-        ...
-
-    def jet(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return them with their first and second derivatives."""
-        ...
-
-
-class Mixture(nn.Module):
-    """Such a layer with another W: a dense one (out, K, in), or a form with a full core beside it."""
-
-    def __init__(self, layer: Edged, dense: Tensor | None, form: Tucker | None):
-        super().__init__()
-        self.of = (layer, dense, form)  # in a tuple: no optimizer and no file sees them
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return y (N, out)."""
-        return self._applied(self.of[0].functions(x))
-
-    def mix(self, x: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """Return y, its slopes (N, out, in), and the map of g (N or 1, out) to sum_q g_q d2y_q / dx_p^2, (N, in)."""
-        layer, dense, form = self.of
-        value, first, second = layer.jet(x)
-        terms = [] if form is None else form._terms()
-        scale = 1.0 if form is None else form.scale
-        slopes = [] if dense is None else [torch.einsum("nkp,qkp->nqp", first, dense)]
-        for core, (outputs, basis, inputs) in terms:
-            inner = torch.einsum("npb,pab->nap", first.mT @ basis, torch.einsum("pc,abc->pab", inputs, core))
-            slopes.append(scale * (outputs @ inner))
-
-        def curve(gradient: Tensor) -> Tensor:
-            pulled = [] if dense is None else [(gradient @ dense.flatten(1)).view(-1, *dense.shape[1:])]
-            for core, (outputs, basis, inputs) in terms:
-                inner = ((gradient @ outputs) @ core.flatten(1)).view(-1, *core.shape[1:])  # (N, r2, r3)
-                pulled.append(scale * (basis @ (inner @ inputs.mT)))  # (N, K, in)
-            return (sum(pulled[1:], pulled[0]) * second).sum(1)
-
-        return self._applied(value), sum(slopes[1:], slopes[0]), curve
-
-    def _applied(self, functions: Tensor) -> Tensor:
-        """Contract W with the functions (N, K, in)."""
-        _, dense, form = self.of
-        if form is not None:
-            return form(functions, dense, modes=2)
-        assert dense is not None
-        return functions.flatten(1) @ dense.flatten(1).mT
 
 
 class Chain:

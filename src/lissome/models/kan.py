@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lissome._errors import UsageError
 from lissome.adapt import Tucker, slim
+from lissome.adapt.mixture import mixed
 from lissome.models.bases import Basis, basis
 from lissome.models.mlp import shift_by
 
@@ -64,18 +65,8 @@ class Edges(nn.Module):
         return value, first, second
 
     def mix(self, x: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """Return y, its slopes (N, outputs, inputs), and how a gradient at y weighs second derivatives in x.
-
-        The last maps (N or 1, outputs) to sum_q g_q d2y_q / dx_p^2, (N, inputs); y has no mixed ones.
-        """
-        value, first, second = self.jet(x)
-        W = self.tensor()
-        slope = torch.einsum("nkp,qkp->nqp", first, W)
-
-        def curve(gradient: Tensor) -> Tensor:
-            return ((gradient @ W.flatten(1)).view(-1, *W.shape[1:]) * second).sum(1)
-
-        return value.flatten(1) @ W.flatten(1).T, slope, curve
+        """Return y, its slopes (N, outputs, inputs), and how a gradient at y weighs second derivatives in x."""
+        return mixed(self.jet(x), self.tensor())
 
 
 class KANLayer(Edges):
