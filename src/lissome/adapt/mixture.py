@@ -1,7 +1,7 @@
 r"""Sums of functions of one number each, y_q = sum_p sum_k W[q, k, p] phi_k(x_p), as the layers of a KAN are.
 
 Their slopes are M[q, p] = sum_k W[q, k, p] phi_k'(x_p), and second derivatives stand on the diagonal alone, so that a
-tangent costs out x in products for each point, whatever the basis. W may be dense, a Tucker form, or one added to the other.
+tangent costs out x in products for each point, whatever the basis. W may be dense, a Tucker form, or the sum of both.
 """
 
 from __future__ import annotations
