@@ -13,6 +13,7 @@ from rich.markup import escape
 
 import lissome
 from lissome._errors import Interrupted, LissomeError, UsageError, unknown
+from lissome.cli.fit import fit, predict
 from lissome.cli.lm import lm
 from lissome.cli.options import Jobs, Json, Out, Quick, Resume, Seed
 from lissome.cli.output import print_json, say, tell
@@ -27,12 +28,17 @@ app = typer.Typer(
 )
 app.add_typer(pde, name="pde")
 app.add_typer(lm, name="lm")
+app.command()(fit)
+app.command()(predict)
 
 
 @app.command()
 def show(run: Annotated[Path, typer.Argument(help="A run or comparison directory.")], as_json: Json = False) -> None:
     """Draw the page of a run again and print its table."""
-    tell(lissome.recipes.show(run), run, as_json)
+    rows = lissome.recipes.show(run)
+    if not as_json and rows[0].get("kind") == "fit":
+        return say(lissome.report.table_terminal(rows[0]), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
+    tell(rows, run, as_json)
 
 
 @app.command()
