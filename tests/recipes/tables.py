@@ -7,7 +7,7 @@ import numpy as np
 
 from lissome.recipes import fit_table
 from lissome.recipes.settings import load
-from lissome.recipes.table_settings import TableSettings
+from lissome.recipes.table.settings import TableSettings
 
 FEW = {"training.steps": 10, "training.evaluate": 5, "training.compile": False, "network.width": 3}
 

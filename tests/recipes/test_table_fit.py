@@ -12,14 +12,14 @@ from lissome._types import Objective, Residual, Rowwise
 from lissome.optim import checkpoint
 from lissome.recipes import fit_table, predict, show
 from lissome.recipes.settings import TrainingSettings
-from lissome.recipes.table_frame import Frame
-from lissome.recipes.table_objective import Classification, Regression, Rows
-from lissome.recipes.table_predict import load_model
-from lissome.recipes.table_reading import read_table
-from lissome.recipes.table_roles import roles
-from lissome.recipes.table_scale import scale_from, scale_of
-from lissome.recipes.table_split import split
-from lissome.recipes.table_training import paced
+from lissome.recipes.table.frame import Frame
+from lissome.recipes.table.objective import Classification, Regression, Rows
+from lissome.recipes.table.predict import load_model
+from lissome.recipes.table.reading import read_table
+from lissome.recipes.table.roles import roles
+from lissome.recipes.table.scale import scale_from, scale_of
+from lissome.recipes.table.split import split
+from lissome.recipes.table.training import paced
 from lissome.recipes.training import ADAM_RATE
 from lissome.report.read import read_curves
 from tests.recipes.tables import blobs, fitted, images, product, settings, write

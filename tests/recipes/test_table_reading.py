@@ -7,9 +7,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lissome._errors import UsageError
-from lissome.recipes import table_reading
-from lissome.recipes.table_reading import read_table
-from lissome.recipes.table_text import _plain, read_text_table
+from lissome.recipes.table import reading
+from lissome.recipes.table.reading import read_table
+from lissome.recipes.table.text import _plain, read_text_table
 from tests.recipes.tables import idx, images, write
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -172,5 +172,5 @@ def test_digits_without_scikit_learn_name_the_extra(monkeypatch):
     def missing(name):
         raise ImportError(f"no {name}")
 
-    monkeypatch.setattr(table_reading.importlib, "import_module", missing)
+    monkeypatch.setattr(reading.importlib, "import_module", missing)
     refused("digits", r"cannot be loaded \(no sklearn.datasets\); install it with: pip install 'lissome\[sklearn\]'")

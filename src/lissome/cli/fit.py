@@ -27,7 +27,7 @@ from lissome.cli.options import (
 )
 from lissome.cli.output import print_json, say
 from lissome.recipes.settings import load
-from lissome.recipes.table_settings import NETWORKS, QUICK, TASKS, TableSettings
+from lissome.recipes.table.settings import NETWORKS, QUICK, TASKS, TableSettings
 
 
 def fit(

@@ -4,7 +4,9 @@ from lissome.models.activation import ACTIVATIONS, ReLU3, Sin, activation
 from lissome.models.edges import EdgeFunctions, edge_functions
 from lissome.models.kan import KAN, KANLayer, SlimKANLayer
 from lissome.models.mlp import MLP
+from lissome.models.pykan import from_pykan
 from lissome.models.regrid import update_grid
+from lissome.models.two_layer import TwoLayerKAN
 
 __all__ = [
     "ACTIVATIONS",
@@ -15,7 +17,9 @@ __all__ = [
     "ReLU3",
     "Sin",
     "SlimKANLayer",
+    "TwoLayerKAN",
     "activation",
     "edge_functions",
+    "from_pykan",
     "update_grid",
 ]

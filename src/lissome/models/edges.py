@@ -53,7 +53,7 @@ def edge_functions(network: KAN | Edges, z: Tensor, n: int = POINTS) -> list[Edg
         n: points of each function, at least 2.
 
     Returns:
-        One for each layer, the first layer first; what entered the first is z less the network's offset.
+        One for each layer, the first layer first; what enters the first is z shifted and scaled onto its grid.
 
     Raises:
         UsageError: points of another shape, none, or not finite; n below 2.
@@ -70,7 +70,7 @@ def edge_functions(network: KAN | Edges, z: Tensor, n: int = POINTS) -> list[Edg
     if n < 2:
         raise UsageError(f"n is {n}; legal are 2 points and more")
     z = z.to(layers[0].tensor())
-    x = network.shift(z) if isinstance(network, KAN) else z
+    x = network.scale(network.shift(z)) if isinstance(network, KAN) else z
     found = list[tuple[Tensor, Tensor, Tensor, Tensor]]()
     for layer in layers:
         found.append(_functions(layer, x.double(), n))

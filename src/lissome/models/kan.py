@@ -19,7 +19,7 @@ from lissome._errors import UsageError
 from lissome.adapt import Tucker, slim
 from lissome.adapt.mixture import mixed
 from lissome.models.bases import Basis, basis
-from lissome.models.mlp import shift_by
+from lissome.models.inputs import scale_by, shift_by
 
 SMALL = 0.15  # splines at the start, of what keeps the variance: at 1 a network fails on its own task
 SILU_SQUARE = 0.094  # mean square of silu on [-1, 1]
@@ -190,10 +190,11 @@ class KAN(nn.Module):
         order: of B-splines.
         ranks: of Slim KAN layers (out, basis, in), each at most the size of its mode; None is full layers.
         offset: subtracted from the points, one number for each.
+        extent: what they are divided by then, so that they lie in [-1, 1].
         generator: draws the start.
 
     Raises:
-        UsageError: a size below 1, an unknown basis, an offset of another length.
+        UsageError: a size below 1, an unknown basis, an offset or extent of another length, an extent not above 0.
 
     >>> KAN(3, width=8, depth=2)(torch.zeros(5, 3)).shape
     torch.Size([5, 1])
@@ -211,6 +212,7 @@ class KAN(nn.Module):
         order: int = 3,
         ranks: int | Sequence[int] | None = None,
         offset: Sequence[float] | None = None,
+        extent: Sequence[float] | None = None,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
@@ -220,7 +222,7 @@ class KAN(nn.Module):
         for what, size in [("inputs", inputs), *(("width", each) for each in hidden), ("outputs", outputs)]:
             if size < 1:
                 raise UsageError(f"{what} is {size}; a KAN needs at least 1")
-        self.shift = shift_by(offset, inputs)
+        self.shift, self.scale = shift_by(offset, inputs), scale_by(extent, inputs)
         sizes = [inputs, *hidden, outputs]
         same = {"name": name, "intervals": intervals, "order": order, "generator": generator}
         if ranks is None:
@@ -236,8 +238,8 @@ class KAN(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return the outputs (N, outputs) at points z (N, inputs)."""
-        return self.layers(self.shift(z))
+        return self.layers(self.scale(self.shift(z)))
 
     def chain(self) -> list[nn.Module]:
         """Return the modules whose composition this is, for one-pass derivatives."""
-        return [self.shift, *self.layers]
+        return [self.shift, self.scale, *self.layers]

@@ -10,35 +10,7 @@ from torch import Tensor, nn
 
 from lissome._errors import UsageError
 from lissome.models.activation import activation as make_activation
-
-
-class Shift(nn.Module):
-    """z -> z - offset, with a fixed offset of shape (D,)."""
-
-    offset: Tensor
-
-    def __init__(self, offset: Tensor):
-        super().__init__()
-        self.register_buffer("offset", offset)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return z - offset, shape (N, D)."""
-        return z - self.offset
-
-    def translate(self, z: Tensor) -> Tensor:
-        """Return z - offset; the name tells one-pass derivatives that nothing else happens."""
-        return self(z)
-
-
-def shift_by(offset: Sequence[float] | None, inputs: int) -> Shift:
-    """Return the shift of a network's inputs; None is 0 for each.
-
-    Raises:
-        UsageError: an offset of another length.
-    """
-    if offset is not None and len(offset) != inputs:
-        raise UsageError(f"offset has {len(offset)} numbers; the network has {inputs} inputs")
-    return Shift(torch.tensor(list(offset) if offset is not None else [0.0] * inputs))
+from lissome.models.inputs import shift_by
 
 
 class MLP(nn.Module):

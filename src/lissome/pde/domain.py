@@ -71,6 +71,11 @@ class Ball:
         """Return the middle, D numbers."""
         return (*_middle(self.time), *([0.0] * self.dimension))
 
+    def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the least and the greatest of each coordinate, D numbers each."""
+        sides = (self.radius,) * self.dimension
+        return _with_time(tuple(-side for side in sides), sides, self.time)
+
     def slice(self, n: int) -> tuple[Tensor, Tensor]:
         """Return a line through the middle at the last time: its coordinate (n,) and points (n, D)."""
         s = torch.linspace(-self.radius, self.radius, n, dtype=torch.float64)
@@ -173,6 +178,10 @@ class Box:
         """Return the middle, D numbers."""
         return (*_middle(self.time), *((a + b) / 2 for a, b in zip(self.low, self.high, strict=True)))
 
+    def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the least and the greatest of each coordinate, D numbers each."""
+        return _with_time(self.low, self.high, self.time)
+
     def slice(self, n: int) -> tuple[Tensor, Tensor]:
         """Return a line along the first coordinate, off the middle of the others, at the last time: (n,) and (n, D)."""
         s = torch.linspace(self.low[0], self.high[0], n, dtype=torch.float64)
@@ -243,6 +252,12 @@ def _at_start(x: Tensor, time: Time) -> Tensor:
     if time is None:
         raise UsageError("initial points are asked of a domain that has no time: give it time=(start, end)")
     return torch.cat([torch.full_like(x[:, :1], time[0]), x], 1)
+
+
+def _with_time(
+    low: tuple[float, ...], high: tuple[float, ...], time: Time
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return (low, high) if time is None else ((time[0], *low), (time[1], *high))
 
 
 def _middle(time: Time) -> tuple[float, ...]:

@@ -133,6 +133,14 @@ class Problem:
         return (*shift, *([0.0] * (self.inputs - 1)))
 
     @property
+    def extent(self) -> tuple[float, ...]:
+        """How far the network's inputs less the offset reach on either side of 0; 1 for what features make."""
+        features, (low, high) = self._features(), self.domain.bounds()
+        known = self.inputs if features is None else int(self.timed and isinstance(features, Periodic))
+        reach = [max(abs(a - by), abs(b - by)) for a, b, by in zip(low, high, self.offset, strict=False)]
+        return (*reach[:known], *([1.0] * (self.inputs - known)))
+
+    @property
     def weighing(self) -> float | str:
         """The weight of what is outside, a number or `balanced`."""
         return BALANCED if self.balanced else self.weight_boundary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from torch import nn
 
 from lissome._errors import UsageError
 from lissome.adapt import Adapted
-from lissome.models import KAN, MLP
 from lissome.optim import checkpoint
 from lissome.pde import Family, Problem
 from lissome.pde.registry import member
+from lissome.recipes.network import network_of
 from lissome.recipes.settings import AdaptSettings, NetworkSettings, SolveSettings
 from lissome.recipes.settings import load as read_settings
 from lissome.recipes.training import DTYPES, problem_of
@@ -79,19 +78,8 @@ def load_solution(run: Path) -> Solution:
 
 def build(problem: Problem, settings: NetworkSettings, seed: int) -> nn.Module:
     """Return a new network for a problem, from a seed."""
-    return network_of(problem.inputs, settings, torch.Generator().manual_seed(seed), problem.offset)
-
-
-def network_of(
-    inputs: int, settings: NetworkSettings, generator: torch.Generator, offset: Sequence[float] | None = None
-) -> nn.Module:
-    """Return a new network of so many inputs and one output."""
-    same: dict[str, Any] = {"width": settings.width, "depth": settings.depth, "offset": offset, "generator": generator}
-    if settings.kind == "mlp":
-        return MLP(inputs, activation=settings.activation, **same)
-    ranks = settings.ranks if settings.kind == "slim-kan" else None
-    same |= {"name": settings.basis, "intervals": settings.intervals, "order": settings.order}
-    return KAN(inputs, ranks=ranks, **same)
+    generator = torch.Generator().manual_seed(seed)
+    return network_of(problem.inputs, settings, generator, offset=problem.offset, extent=problem.extent)
 
 
 def _solved(run: Path) -> Solution:

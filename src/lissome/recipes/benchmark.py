@@ -26,13 +26,13 @@ from lissome.pde.registry import families as known_families
 from lissome.pde.registry import load_family
 from lissome.recipes import directory
 from lissome.recipes.abreast import abreast, between
-from lissome.recipes.archive import network_of
 from lissome.recipes.bench_report import draw, slug
 from lissome.recipes.bench_results import FORMAT, Results, made_by, merged, read
 from lissome.recipes.bench_settings import BenchSettings, member_of
 from lissome.recipes.contest import COUNTED, adapted_by, compete, prepare
 from lissome.recipes.engine import Task
 from lissome.recipes.grid import run_grid
+from lissome.recipes.network import network_of
 from lissome.recipes.settings import load
 from lissome.recipes.solution import lasting
 from lissome.recipes.worker import cores
@@ -136,7 +136,7 @@ def cells(settings: BenchSettings) -> list[Cell]:
     Raises:
         UsageError: an unknown family, a target that it does not have, a rank that fits no matrix.
     """
-    shared = {"network": settings.network.model_dump(), "points": settings.points.model_dump()}
+    shared: Row = {"network": settings.network.model_dump(), "points": settings.points.model_dump()}
     shared["weighing"] = settings.weights
     _check_adapters(settings)
     given = {name: load_family(name) for name in settings.families or _all(settings.targets)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from lissome.recipes.replication import PAPERS
+from lissome.recipes.replication import BESIDE, PAPERS
 
 
 class Entry(NamedTuple):
@@ -40,7 +40,13 @@ def papers() -> list[dict[str, Any]]:
             "paper": entry.name,
             "arxiv": entry.arxiv,
             "title": entry.title,
-            "replicate": f"lissome replicate {entry.name}" if entry.name in PAPERS else None,
+            "replicate": _commands(entry) if entry.name in PAPERS else None,
         }
         for entry in CATALOGUE
     ]
+
+
+def _commands(entry: Entry) -> str:
+    """Return the command that replicates a paper, and those of its further parts."""
+    names = [entry.name, *(name for name, paper in BESIDE.items() if paper.arxiv == entry.arxiv)]
+    return ", ".join(f"lissome replicate {name}" for name in names)

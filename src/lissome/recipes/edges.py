@@ -75,11 +75,17 @@ def pictured(problem: Problem, model: nn.Module) -> tuple[dict[str, Tensor], dic
     if not tensors:
         return {}, {}
     network = next(module for module in model.modules() if isinstance(module, KAN))
-    return tensors, {"inputs": _inputs(problem, model, network.shift.offset.tolist()), "outputs": [_output(model)]}
+    for name in ("x", "ends"):  # in the units of what is read
+        scaled = tensors[f"edges/0/{name}"]
+        p = tensors["edges/0/from"]
+        tensors[f"edges/0/{name}"] = (
+            scaled * network.scale.extent.to(scaled)[p, None] + network.shift.offset.to(scaled)[p, None]
+        )
+    return tensors, {"inputs": _inputs(problem, model), "outputs": [_output(model)]}
 
 
-def _inputs(problem: Problem, model: nn.Module, offset: list[float]) -> list[str]:
-    """Name what enters the first layer: the coordinates, or what features make of them, less the offset."""
+def _inputs(problem: Problem, model: nn.Module) -> list[str]:
+    """Name what the network reads: the coordinates, or what features make of them."""
     d = problem.family.dimension
     time = ["t"] * problem.timed
     names, features = [*time, *(f"x{i + 1}" if d > 1 else "x" for i in range(d))], None
@@ -89,8 +95,7 @@ def _inputs(problem: Problem, model: nn.Module, offset: list[float]) -> list[str
         names = [*time, "cosine", "sine"]
     elif features is not None:
         names = [f"feature {i + 1}" for i in range(problem.inputs)]
-    signs = (f" {'−' if by > 0 else '+'} {abs(by):g}" if by else "" for by in offset)
-    return [name + sign for name, sign in zip(names, signs, strict=True)]
+    return names
 
 
 def _greatest(importance: Tensor, most: int) -> Tensor:

@@ -14,11 +14,11 @@ import numpy as np
 from lissome._errors import Interrupted, UsageError
 from lissome.optim import checkpoint
 from lissome.recipes.settings import validate
-from lissome.recipes.table_model import kept, new_model, rebuilt
-from lissome.recipes.table_roles import Roles
-from lissome.recipes.table_scale import scale_of
-from lissome.recipes.table_settings import TableSettings
-from lissome.recipes.table_training import objective_of, train
+from lissome.recipes.table.model import kept, new_model, rebuilt
+from lissome.recipes.table.roles import Roles
+from lissome.recipes.table.scale import scale_of
+from lissome.recipes.table.settings import TableSettings
+from lissome.recipes.table.training import objective_of, train
 from lissome.recipes.training import device_of
 
 try:

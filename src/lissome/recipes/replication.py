@@ -16,7 +16,7 @@ from lissome._errors import Interrupted, RunError, UsageError, unknown
 from lissome._files import write, write_json
 from lissome.optim.journal import Journal
 from lissome.optim.machine import Stop, stoppable
-from lissome.recipes import arcm, directory, sublora, svd_pinns
+from lissome.recipes import arcm, directory, kan_convergence, lotra, slim_kan, sublora, svd_pinns
 from lissome.recipes.engine import Task
 from lissome.recipes.grid import run_grid
 from lissome.recipes.paper import Cell, Claim, Paper, ReplicateSettings, Row, Tick
@@ -24,7 +24,15 @@ from lissome.recipes.settings import load
 from lissome.recipes.worker import cores
 from lissome.report.document import details, document, figure, gallery, pairs
 
-PAPERS: dict[str, Paper] = {"svd-pinns": svd_pinns.PAPER, "arcm": arcm.PAPER, "sublora": sublora.PAPER}
+PAPERS: dict[str, Paper] = {
+    "svd-pinns": svd_pinns.PAPER,
+    "arcm": arcm.PAPER,
+    "sublora": sublora.PAPER,
+    "lotra": lotra.PAPER,
+    "kan-convergence": kan_convergence.PAPER,
+}
+BESIDE: dict[str, Paper] = {"slim-kan": slim_kan.PAPER}  # further replications of papers that are there
+KNOWN = PAPERS | BESIDE
 
 
 def replicate(
@@ -41,7 +49,7 @@ def replicate(
     """Run what a paper claims and say of each claim whether it is shown.
 
     Args:
-        paper: a name in `PAPERS`; may be left out with `resume`, as all that follows.
+        paper: a name in `KNOWN`; may be left out with `resume`, as all that follows.
         out: directory, not there yet; with `resume`, cells that are done are kept.
         data: files; None takes what the paper's recipe has without files.
         seeds: repetitions; if not given the paper's own, 5 starts of each kind for arcm, 3 networks for svd-pinns.
@@ -65,9 +73,9 @@ def replicate(
     files = [str(Path(path).resolve()) for path in data] if data else None
     given = {"paper": paper, "data": files, "seeds": seeds, "quick": quick or None}
     settings = load(ReplicateSettings, file=kept if resume else None, given=given)
-    if settings.paper not in PAPERS:
-        raise unknown("paper", settings.paper, PAPERS)
-    found = PAPERS[settings.paper].cells(settings)
+    if settings.paper not in KNOWN:
+        raise unknown("paper", settings.paper, KNOWN)
+    found = KNOWN[settings.paper].cells(settings)
     with directory.claimed(out, settings, resume=resume):
         journal = Journal(out / "cells.jsonl")
         journal.start(upto=len(found))
@@ -84,7 +92,7 @@ def replicate(
             ) from error
         rows = _asked(journal.rows, found)
         _draw(settings, rows, out, len(found))
-    return [claim.told() | {"evidence": claim.evidence} for claim in PAPERS[settings.paper].claims(rows)]
+    return [claim.told() | {"evidence": claim.evidence} for claim in KNOWN[settings.paper].claims(rows)]
 
 
 def _asked(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
@@ -115,7 +123,7 @@ def _run(
 
 def _draw(settings: ReplicateSettings, rows: Sequence[Row], out: Path, cells: int) -> None:
     """Write tables, JSON, figures and the page of what is known."""
-    paper = PAPERS[settings.paper]
+    paper = KNOWN[settings.paper]
     rows = sorted(rows, key=lambda row: row["step"])
     claims, sheets = paper.claims(rows), paper.tables(rows)
     whole = {"paper": settings.paper, "arxiv": paper.arxiv, "cells": cells, "done": len(rows)}
@@ -152,4 +160,4 @@ def _verdict(claim: Claim) -> str:
 
 def _cell(tick: Tick, *, paper: str, place: Path, asked: Mapping[str, Any]) -> Row:
     """Run one cell, perhaps in a worker."""
-    return PAPERS[paper].run(tick, place, **asked)
+    return KNOWN[paper].run(tick, place, **asked)

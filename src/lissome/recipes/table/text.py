@@ -11,7 +11,7 @@ import numpy as np
 
 from lissome._errors import UsageError
 from lissome._files import reason
-from lissome.recipes.table_frame import Frame, column_of
+from lissome.recipes.table.frame import Frame, column_of
 
 SUFFIXES = {".csv": ",", ".tsv": "\t"}
 QUOTED = re.compile('"[^"]*"')

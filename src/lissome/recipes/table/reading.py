@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lissome._errors import UsageError
-from lissome.recipes.table_arrays import joined, read_numpy
-from lissome.recipes.table_frame import Frame
-from lissome.recipes.table_idx import is_idx, read_images
-from lissome.recipes.table_text import SUFFIXES, read_text_table
+from lissome.recipes.table.arrays import joined, read_numpy
+from lissome.recipes.table.frame import Frame
+from lissome.recipes.table.idx import is_idx, read_images
+from lissome.recipes.table.text import SUFFIXES, read_text_table
 
 DIGITS = "digits"
 LEGAL = ".csv, .tsv, .npy, .npz, images in idx form (...idx3-ubyte, also .gz) or their folder, and the word digits"

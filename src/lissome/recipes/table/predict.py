@@ -14,11 +14,11 @@ import numpy as np
 from lissome._errors import UsageError, unknown
 from lissome._files import write
 from lissome.optim import checkpoint
-from lissome.recipes.table_arrays import matrix, numbered
-from lissome.recipes.table_frame import Frame
-from lissome.recipes.table_model import TableModel, rebuilt
-from lissome.recipes.table_reading import read_table
-from lissome.recipes.table_run import KNOWN
+from lissome.recipes.table.arrays import matrix, numbered
+from lissome.recipes.table.frame import Frame
+from lissome.recipes.table.model import TableModel, rebuilt
+from lissome.recipes.table.reading import read_table
+from lissome.recipes.table.run import KNOWN
 from lissome.report.read import read_json
 
 READ = ("inputs", "targets", "columns", "named", "leave")  # of what a run knows, before its model
@@ -75,7 +75,7 @@ def predict(run: str | Path, rows: str | Path | np.ndarray, out: str | Path | No
         >>> import tempfile
         >>> from lissome.recipes import fit_table
         >>> from lissome.recipes.settings import load
-        >>> from lissome.recipes.table_settings import TableSettings
+        >>> from lissome.recipes.table.settings import TableSettings
         >>> with tempfile.TemporaryDirectory() as place:
         ...     np.save(f"{place}/line.npy", np.linspace(0, 1, 40)[:, None].repeat(2, 1))
         ...     given = {"data": f"{place}/line.npy", "training.steps": 3}

@@ -16,14 +16,14 @@ from lissome import report
 from lissome._errors import Interrupted, UsageError
 from lissome.optim import Result, checkpoint, keep_memory
 from lissome.recipes import directory
-from lissome.recipes.table_frame import Frame
-from lissome.recipes.table_model import TableModel, kept, new_model
-from lissome.recipes.table_reading import lasting, read_table
-from lissome.recipes.table_roles import Roles, places, roles
-from lissome.recipes.table_scale import scale_of
-from lissome.recipes.table_settings import TableSettings
-from lissome.recipes.table_split import split
-from lissome.recipes.table_training import objective_of, train
+from lissome.recipes.table.frame import Frame
+from lissome.recipes.table.model import TableModel, kept, new_model
+from lissome.recipes.table.reading import lasting, read_table
+from lissome.recipes.table.roles import Roles, places, roles
+from lissome.recipes.table.scale import scale_of
+from lissome.recipes.table.settings import TableSettings
+from lissome.recipes.table.split import split
+from lissome.recipes.table.training import objective_of, train
 from lissome.recipes.training import count, device_of
 from lissome.report.read import read_json
 

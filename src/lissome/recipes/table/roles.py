@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lissome._errors import UsageError
-from lissome.recipes.table_frame import Frame
-from lissome.recipes.table_settings import TableSettings
+from lissome.recipes.table.frame import Frame
+from lissome.recipes.table.settings import TableSettings
 
 FEW = 20  # different whole numbers at most, for classes
 EACH = 5  # rows of each of them on the average, at least

@@ -15,8 +15,8 @@ import numpy as np
 
 from lissome._errors import UsageError
 from lissome._files import reason
-from lissome.recipes.table_arrays import numbered
-from lissome.recipes.table_frame import Frame
+from lissome.recipes.table.arrays import numbered
+from lissome.recipes.table.frame import Frame
 
 BYTES = 8  # the type
 TRAIN, TEST = "train-", "t10k-"  # how MNIST's files begin

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lissome.models import KAN, MLP
+from lissome.recipes.network import network_of
 from lissome.recipes.settings import NetworkSettings
-from lissome.recipes.table_objective import forward
-from lissome.recipes.table_roles import Roles
-from lissome.recipes.table_scale import Scale, scale_from
+from lissome.recipes.table.objective import forward
+from lissome.recipes.table.roles import Roles
+from lissome.recipes.table.scale import Scale, scale_from
 from lissome.recipes.training import DTYPES
 
 
@@ -39,19 +39,10 @@ class TableModel:
         return found.softmax(1) if self.roles.task == "classification" else self.scale.up(found)
 
 
-def new_network(inputs: int, outputs: int, settings: NetworkSettings, seed: int) -> nn.Module:
-    """Return a new network of so many inputs and outputs, from a seed."""
-    same: dict[str, Any] = {"width": settings.width, "depth": settings.depth, "outputs": outputs}
-    same |= {"generator": torch.Generator().manual_seed(seed)}
-    if settings.kind == "mlp":
-        return MLP(inputs, activation=settings.activation, **same)
-    ranks = settings.ranks if settings.kind == "slim-kan" else None
-    return KAN(inputs, ranks=ranks, name=settings.basis, intervals=settings.intervals, order=settings.order, **same)
-
-
 def new_model(known: Roles, scale: Scale, settings: NetworkSettings, dtype: str, seed: int) -> TableModel:
     """Return a model with a new network, on the CPU."""
-    network = new_network(len(known.inputs), len(known.classes or known.targets), settings, seed)
+    generator, outputs = torch.Generator().manual_seed(seed), len(known.classes or known.targets)
+    network = network_of(len(known.inputs), settings, generator, outputs=outputs)
     return TableModel(network.to(DTYPES[dtype]), known, scale)
 
 

@@ -12,9 +12,9 @@ import torch
 from lissome.optim import Budget, Method, Result, fit
 from lissome.recipes.course import FIRST, usual
 from lissome.recipes.settings import Common, PhaseSettings, TrainingSettings
-from lissome.recipes.table_model import TableModel
-from lissome.recipes.table_objective import Classification, Regression, Rows
-from lissome.recipes.table_settings import TableSettings
+from lissome.recipes.table.model import TableModel
+from lissome.recipes.table.objective import Classification, Regression, Rows
+from lissome.recipes.table.settings import TableSettings
 from lissome.recipes.training import ADAM_RATE, methods, phases, trained_of
 
 BATCH = 256  # rows of a step of a first-order optimizer

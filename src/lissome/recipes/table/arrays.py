@@ -11,7 +11,7 @@ import numpy as np
 
 from lissome._errors import UsageError
 from lissome._files import reason
-from lissome.recipes.table_frame import Frame
+from lissome.recipes.table.frame import Frame
 
 NUMBERS = "fiub"  # kinds of numpy's types
 
