@@ -28,7 +28,7 @@ def abreast(
     members: Sequence[Mapping[str, float]],
     network: dict[str, Any],
     points: dict[str, Any],
-    weighing: float | str,
+    weighing: float | str | None,
     seed: int,
 ) -> Row:
     """Time a step of Adam for several members at once, and one after another, on one thread without compiling.

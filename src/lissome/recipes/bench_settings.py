@@ -42,7 +42,9 @@ class BenchSettings(Strict):
     start: int = Field(default=100, ge=1, description="Gauss-Newton steps for the network that is adapted")
     network: NetworkSettings = NetworkSettings()
     points: PointSettings = PointSettings()
-    weights: float | Literal["balanced"] = Field(default="balanced", description="of the initial mismatch")
+    weights: float | Literal["balanced"] | None = Field(
+        default=None, description="of the initial mismatch: a number, balanced, or null: as is usual for the optimizer"
+    )
     quick: bool = Field(default=False, description="three families, small networks, a second for each run")
 
     @model_validator(mode="before")

@@ -39,7 +39,7 @@ def prepare(
     dimension: int | None,
     network: dict[str, Any],
     points: dict[str, Any],
-    weighing: float | str,
+    weighing: float | str | None,
     steps: int,
     seed: int,
 ) -> Row:
@@ -65,7 +65,7 @@ def compete(
     parameters: dict[str, float],
     network: dict[str, Any],
     points: dict[str, Any],
-    weighing: float | str,
+    weighing: float | str | None,
     adapter: str,
     rank: int | None,
     optimizer: str,
@@ -143,7 +143,7 @@ def _curve(history: Any) -> Row:
     return {"curve": {key: [row.get(key) for row in history] for key in CURVE}}
 
 
-def _settings(optimizer: str, points: dict[str, Any], weighing: float | str, seed: int, **budget: Any) -> Common:
+def _settings(optimizer: str, points: dict[str, Any], weighing: float | str | None, seed: int, **budget: Any) -> Common:
     training = {"optimizer": optimizer, "compile": False, **budget}
     return load(Common, given={"training": training, "points": points, "weights": weighing, "seed": seed})
 

@@ -128,8 +128,8 @@ class Common(Strict):
     points: PointSettings = PointSettings()
     weights: float | Literal["balanced"] | None = Field(
         default=None,
-        description="of the boundary and initial mismatch beside the residual's 1: a number, or balanced; null is 100 "
-        "where the constraint is soft, else balanced",
+        description="of the boundary and initial mismatch beside the residual's 1: a number, or balanced; null is "
+        "balanced for first-order optimizers where the constraint is not soft, else 100",
     )
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"

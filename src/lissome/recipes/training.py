@@ -16,15 +16,13 @@ from lissome._types import Objective
 from lissome.optim import Budget, Group, Method, Result, checkpoint, fit, keep_memory
 from lissome.pde import Family, Problem
 from lissome.recipes import directory
-from lissome.recipes.course import usual
+from lissome.recipes.course import FIRST, usual
 from lissome.recipes.edges import pictured
 from lissome.recipes.settings import Common, GroupSettings, PhaseSettings, TrainingSettings
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # with a cosine and new points each step, errors on 10-d Allen-Cahn were 3 times below those of 2e-3
 ADAM_RATE = 5e-3
-# docs/choosing.md compares: what is left to weigh under hard constraints gains by balance, soft constraints do not
-WEIGHTS: dict[str, float | str] = {"soft": 100.0, "boundary": "balanced", "exact": "balanced"}
 
 
 def problem_of(family: Family, settings: Common, constraint: str) -> Problem:
@@ -35,9 +33,21 @@ def problem_of(family: Family, settings: Common, constraint: str) -> Problem:
         points={"interior": points.interior, "boundary": points.boundary, "initial": points.initial},
         sampling=points.draw,
         constraint=constraint,
-        weight_boundary=WEIGHTS[constraint] if settings.weights is None else settings.weights,
+        weight_boundary=usual_weights(settings, constraint) if settings.weights is None else settings.weights,
         dtype=DTYPES[settings.dtype],
     )
+
+
+def usual_weights(settings: Common, constraint: str) -> float | str:
+    """Return the weights where none are asked for; docs/choosing.md has the comparison.
+
+    >>> usual_weights(Common(training=TrainingSettings(optimizer="adam")), "boundary")
+    'balanced'
+    >>> usual_weights(Common(), "boundary")  # Gauss-Newton
+    100.0
+    """
+    first = all(usual(phase.optimizer) is FIRST for phase in phases(settings.training))
+    return "balanced" if first and constraint != "soft" else 100.0
 
 
 def device_of(name: str) -> torch.device:
