@@ -85,7 +85,10 @@ def lines_so_far(out):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["arc"], "unknown paper 'arc'; legal are: svd-pinns, arcm, sublora, lotra, kan-convergence, slim-kan (did you mean 'arcm'?)"),
+        (
+            ["arc"],
+            "unknown paper 'arc'; legal are: svd-pinns, arcm, sublora, lotra, kan-convergence, slim-kan (did you",
+        ),
         ([], "setting 'paper' is missing"),
         (["arcm", "--seeds", "0"], "'seeds' is 0"),
         (["arcm", "--jobs", "0"], "Invalid value for '--jobs'"),

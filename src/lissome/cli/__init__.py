@@ -80,7 +80,7 @@ def replicate(
     paper: Annotated[str | None, typer.Argument(help="A paper's name, such as arcm.")] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="What it is run on: LIBSVM files (arcm), two texts (sublora), MNIST's (slim-kan); may repeat."),
+        typer.Option(help="LIBSVM files for arcm, two texts for sublora, MNIST's files for slim-kan; may repeat."),
     ] = None,
     out: Out = Path("runs/replicate"),
     seeds: Annotated[int | None, typer.Option(help="Repetitions; the paper's own, 5 or 3, if not given.")] = None,

@@ -78,15 +78,14 @@ def _weights(found: Found) -> dict[str, str]:
             f"The weight {quantity(now)} of boundary and initial values is near the balanced one, {quantity(balanced)}."
         )
         return _advice("weights", "good", says)
-    slow = "they" if balanced > now else "the equation inside"
+    slow = "them" if balanced > now else "the equation inside"
     off, exact = max(balanced / now, now / balanced), float(f"{balanced:.2g}")
     return _advice(
         "weights",
         "bad" if off > 10 else "mind",
         f"Boundary and initial values weigh {quantity(now)}; both sides move at one pace if they weigh "
-        f"{quantity(balanced)}. As it is, {slow} will be learnt {quantity(off)} times slower. Solve with "
-        f"--set weights={exact:g}, or with "
-        "--set weights=balanced, which follows the network.",
+        f"{quantity(balanced)}. As it is, gradient descent learns {slow} {quantity(off)} times slower; Gauss-Newton minds "
+        f"less. Solve with --set weights={exact:g}, or with --set weights=balanced, which follows the network.",
     )
 
 
