@@ -84,8 +84,8 @@ def _weights(found: Found) -> dict[str, str]:
         "weights",
         "bad" if off > 10 else "mind",
         f"Boundary and initial values weigh {quantity(now)}; both sides move at one pace if they weigh "
-        f"{quantity(balanced)}. As it is, gradient descent learns {slow} {quantity(off)} times slower; Gauss-Newton minds "
-        f"less. Solve with --set weights={exact:g}, or with --set weights=balanced, which follows the network.",
+        f"{quantity(balanced)}. As it is, gradient descent learns {slow} {quantity(off)} times slower; Gauss-Newton "
+        f"minds less. Solve with --set weights={exact:g}, or with --set weights=balanced, which follows the network.",
     )
 
 
