@@ -316,7 +316,7 @@ def test_a_network_that_is_well_hears_nothing_bad():
             {"weights": {"follows": False, "now": 1.0, "balanced": 1234.0}},
             "weights",
             "bad",
-            "weigh 1.0; .* weigh 1.2e3. As it is, .* learns them 1.2e3 times slower .*weights=1200, or .*=balanced",
+            "weigh 1.0; .* weigh 1.2e3. As it is, .* learns them 1.2e3 times slower; .*weights=1200, or .*=balanced",
         ),
         (
             {"weights": {"follows": False, "now": 100.0, "balanced": 20.0}},
