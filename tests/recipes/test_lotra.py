@@ -9,6 +9,7 @@ from lissome.adapt import adapt
 from lissome.models import KAN
 from lissome.recipes import lotra, lotra_functions, lotra_pde, lotra_rates, replication
 from lissome.recipes.catalogue import papers
+from lissome.recipes.components import probes_of
 from lissome.recipes.lotra_claims import claims
 from lissome.recipes.lotra_functions import TASKS, adapted_by, cut_errors, outside, truncated
 from lissome.recipes.lotra_names import FUNCTION, MODES, PDE, POLICIES, RANKS, RATES, WAYS, WIDTHS
@@ -70,7 +71,7 @@ def sweep(policy, width, rate, error=0.01, seed=0):
     errors = error * torch.exp((tried / rate).log().square() / 4)
     swept = {f"{float(each):g}": float(value) for each, value in zip(tried, errors, strict=True)}
     own = {"part": RATES, "task": TASK, "width": width, "seed": seed, "quick": False, "label": policy, "points": 0}
-    return own | {"failed": None, "sweep": swept, "ratios": {}}
+    return own | {"failed": None, "sweep": swept, "chosen": swept, "ratios": {}}
 
 
 def claim(rows, part):
@@ -168,9 +169,9 @@ def test_equations_are_fitted_by_the_same_ways(tiny, tmp_path):
 
 
 def test_what_enters_a_layer_times_its_tensor_is_what_leaves_the_network():
-    model = KAN(2, width=6, generator=seeded())
-    x = torch.rand(5, 2, generator=seeded())
-    probes = lotra_rates.inputs(model, x)
+    model = KAN(2, width=6, extent=(0.5, 2.0), generator=seeded())
+    x, adapted = torch.rand(5, 2, generator=seeded()), adapted_by(model, "LoTRA 4", 0)
+    probes = probes_of(adapted, adapted, x)
     last = list(probes)[-1]
     out = torch.einsum("nkp,qkp->nq", probes[last], model.get_parameter(last))
     torch.testing.assert_close(out, model(x), rtol=1e-4, atol=1e-6)
@@ -202,7 +203,7 @@ def test_the_best_base_rate_lies_between_those_that_were_tried_or_at_the_edge():
     edge = best(sweep("equal", 16, 1.0))
     assert edge is not None
     assert edge[0] == lotra_rates.BASES[-1]
-    assert best({"sweep": {"0.001": None}}) is None
+    assert best({"sweep": {"0.001": None}, "chosen": {"0.001": None}}) is None
 
 
 def test_a_change_near_low_rank_is_shown_and_one_like_random_numbers_is_not():

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lissome._errors import UsageError
-from lissome.adapt import Adapted, Tucker, component_rates
+from lissome._vector import functional
+from lissome.adapt import Adapted, component_rates
 from lissome.adapt.rates import nudged
 from lissome.optim.optimizers import OPTIMIZERS
 from lissome.pde import Problem
@@ -88,25 +89,23 @@ def _factors(
     device = next(model.parameters()).device
     drawn = problem.sample(torch.Generator().manual_seed(settings.seed), PROBE)
     batch = {name: part.to(device) for name, part in drawn.items()}
-    probes = _probes(adapted, model, batch["interior"])
+    probes = probes_of(adapted, model, batch["interior"])
     weights = {path: adapted.base.get_parameter(path) for path in forms}
-    before = {path: {name: p.detach().clone() for name, p in form.named_parameters()} for path, form in forms.items()}
+    starts = {path: nudged(form, probes[path], weights[path]) for path, form in forms.items()}
+    names = {id(p): name for name, p in model.named_parameters()}
+    moved = {
+        names[id(getattr(form, part))]: start for path, form in forms.items() for part, start in starts[path].items()
+    }
+    slopes = torch.func.grad(functional(problem.loss, model, moved)[0])(moved, batch)
+    found = {}
     for path, form in forms.items():
-        _write(form, nudged(form, probes[path], weights[path]))
-    slopes = torch.autograd.grad(
-        problem.loss(model, batch), [p for form in forms.values() for p in form.parameters()], materialize_grads=True
-    )
-    found, left = {}, iter(slopes)
-    for path, form in forms.items():
-        gradients = {name: next(left) for name, _ in form.named_parameters()}
-        _write(form, before[path])
-        found[path] = component_rates(
-            form, 1.0, "measured", probe=probes[path], gradients=gradients, weight=weights[path]
-        )
+        gradients = {part: slopes[names[id(getattr(form, part))]].detach() for part in form.trained}
+        same = {"probe": probes[path], "gradients": gradients, "weight": weights[path]}
+        found[path] = component_rates(form, 1.0, "measured", **same)
     return found
 
 
-def _probes(adapted: Adapted, model: nn.Module, z: Tensor) -> dict[str, Tensor]:
+def probes_of(adapted: Adapted, model: nn.Module, z: Tensor) -> dict[str, Tensor]:
     """Return path -> what the layer's tensor is applied to at points z: its inputs, or the functions of a basis."""
     found: dict[str, Tensor] = {}
     with ExitStack() as stack, torch.no_grad():
@@ -119,12 +118,6 @@ def _probes(adapted: Adapted, model: nn.Module, z: Tensor) -> dict[str, Tensor]:
             stack.callback(layer.register_forward_pre_hook(hook).remove)
         model(z)
     return found
-
-
-def _write(form: Tucker, parts: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, part in parts.items():
-            getattr(form, name).copy_(part)
 
 
 def _rated(optimizer: str) -> bool:

@@ -121,10 +121,10 @@ PAPER = Paper(
         "30, 100 or 1,000; errors are relative ones at 1,000 others. Each way has the best of the rates "
         f"{', '.join(f'{rate:g}' for rate in lotra_functions.RATES)} by further 1,000 points.",
         f"Equations: {_members()}; {lotra_pde.WHOLE.steps} steps at {sum(lotra_pde.WHOLE.points)} new points "
-        "each, values on the boundary exact; each way has the better of the rates "
-        f"{' and '.join(f'{rate:g}' for rate in lotra_pde.RATES)} by the loss at points that no training saw.",
+        "each, values on the boundary exact, initial values at the balanced weight; each way has the better of "
+        f"{' and '.join(f'{rate:g}' for rate in lotra_pde.RATES)} as rate by the loss at points that no training saw.",
         f"Rates by component: forms of rank 4 on {lotra_rates.TASK}, {lotra_rates.STEPS} steps, each policy at its "
-        "best base rate; where that moves with the width is read off a parabola through the three best.",
+        "best base rate by further points; how that moves with the width is read off a parabola through three rates.",
         "Seconds are those of one core at the rate that was best, evaluations included.",
         "A quick look is of few steps: its cells are in the tables and count for no claim.",
     ),

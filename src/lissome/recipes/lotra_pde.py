@@ -60,6 +60,10 @@ class Timed:
         """Return a batch of the problem's own size."""
         return self.problem.sample(generator)
 
+    def weigh(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """Return the weights that suit the model."""
+        return self.problem.weigh(model, batch)
+
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the problem's loss."""
         return self.problem.loss(model, batch)
@@ -74,14 +78,13 @@ def problem(family: str, sizes: Sizes, seed: int, *, target: bool) -> Problem:
     interior, boundary, initial = sizes.points
     counts = {"interior": interior, "boundary": boundary, "initial": initial}
     member = load_family(family)(DIMENSIONS.get(family), **FAMILIES[family][target])
-    return Problem(
-        member, points=counts, constraint="boundary", dtype=torch.float32, seed=seed, test_points=TEST_POINTS
-    )
+    same = {"points": counts, "constraint": "boundary", "weight_boundary": "balanced"}  # as adapt does under Adam
+    return Problem(member, **same, dtype=torch.float32, seed=seed, test_points=TEST_POINTS)  # type: ignore[arg-type]
 
 
 def _network(at: Problem, seed: int, width: int) -> KAN:
     generator = torch.Generator().manual_seed(seed)
-    return KAN(at.inputs, width=width, depth=2, offset=at.offset, generator=generator)
+    return KAN(at.inputs, width=width, depth=2, offset=at.offset, extent=at.extent, generator=generator)
 
 
 def _home(place: Path, family: str, seed: int) -> Path:

@@ -14,7 +14,8 @@ from lissome.adapt import Adapted
 from lissome.adapt.rates import component_rates, nudged
 from lissome.models import KAN
 from lissome.optim import Group
-from lissome.recipes.known import ERROR, Known, train
+from lissome.recipes.components import probes_of
+from lissome.recipes.known import ERROR, SEEN, Known, train
 from lissome.recipes.lotra_functions import TASKS, adapted_by, base
 from lissome.recipes.paper import Row, Tick
 
@@ -26,6 +27,7 @@ POINTS, BATCH, STEPS = 1000, 256, 400
 def run(tick: Tick, place: Path, *, label: str, width: int, seed: int, quick: bool, **_: object) -> Row:
     """Train forms of rank 4 by one policy at each base rate; return the errors."""
     begun, model, errors = time.process_time(), base(place, TASK, width, seed), dict[str, float | None]()
+    chosen = dict[str, float | None]()
     ratios: dict[str, float] = {}
     for rate in BASES[::2] if quick else BASES:
         known = TASKS[TASK].known(POINTS, 50 + seed, tick, target=True, batch=BATCH)
@@ -35,16 +37,17 @@ def run(tick: Tick, place: Path, *, label: str, width: int, seed: int, quick: bo
         groups = [Group(name, lr=each) for name, each in found.items()]
         try:
             steps = 20 if quick else STEPS
-            errors[f"{rate:g}"] = train(adapted, known, steps, groups, seed=seed, fresh=True, looks=1).metrics[ERROR]
+            metrics = train(adapted, known, steps, groups, seed=seed, fresh=True, looks=1).metrics
+            errors[f"{rate:g}"], chosen[f"{rate:g}"] = metrics[ERROR], metrics[SEEN]
         except RunError:  # it diverged
-            errors[f"{rate:g}"] = None
-    return {"sweep": errors, "ratios": ratios, "spent": time.process_time() - begun}
+            errors[f"{rate:g}"] = chosen[f"{rate:g}"] = None
+    return {"sweep": errors, "chosen": chosen, "ratios": ratios, "spent": time.process_time() - begun}
 
 
 def rates(adapted: Adapted, model: KAN, known: Known, rate: float, policy: str) -> dict[str, float]:
     """Return the rate of each trained part of each form, by its name among the trained numbers."""
     batch = known.sample(torch.Generator().manual_seed(0))
-    probes = inputs(model, batch["x"])
+    probes = probes_of(adapted, adapted, batch["x"])
     slopes = _slopes(adapted, model, known, batch, probes) if policy == "measured" else {}
     found = {}
     for path, form in adapted.forms().items():
@@ -52,16 +55,6 @@ def rates(adapted: Adapted, model: KAN, known: Known, rate: float, policy: str) 
         weight = model.get_parameter(path)
         parts = component_rates(form, rate, policy, probe=probes[path], gradients=own, weight=weight)
         found |= {f"form.{path}.{name}": each for name, each in parts.items()}
-    return found
-
-
-def inputs(model: KAN, x: Tensor) -> dict[str, Tensor]:
-    """Return path -> the functions of the basis (N, K, in) that enter each layer at points x."""
-    found, z = {}, model.shift(x)
-    with torch.no_grad():
-        for number, layer in enumerate(model.layers):
-            found[f"layers.{number}.weight"] = layer.functions(z)  # type: ignore[operator]
-            z = layer(z)
     return found
 
 

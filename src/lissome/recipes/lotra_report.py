@@ -120,15 +120,16 @@ def _cut(rows: Sequence[Row]) -> Sheet:
 
 
 def best(row: Row) -> tuple[float, float] | None:
-    """Return the base rate that does best in a sweep, between those that were tried, and the least error.
+    """Return the base rate that does best in a sweep, between those that were tried, and its error.
 
     The place is that of a parabola through the logarithms at the best rate and its two neighbours.
     """
-    known = sorted((float(rate), error) for rate, error in row["sweep"].items() if error)
+    known = sorted((float(rate), error) for rate, error in row["chosen"].items() if error)
     if not known:
         return None
     place = min(range(len(known)), key=lambda k: known[k][1])
-    rate, error = known[place]
+    rate = known[place][0]
+    error = row["sweep"][f"{rate:g}"]
     if 0 < place < len(known) - 1:
         x, y = np.log(np.array(known[place - 1 : place + 2])).T
         a, b, _ = np.polyfit(x, y, 2)
