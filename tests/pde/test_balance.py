@@ -8,6 +8,8 @@ from lissome.adapt import Stack, adapt
 from lissome.models import KAN, MLP
 from lissome.optim import Budget, Group, Method, fit
 from lissome.pde import Problem, Together, can_stack, load_family
+from lissome.pde.balance import SEEN
+from lissome.recipes.bench_settings import BenchSettings
 from lissome.recipes.settings import SolveSettings, load
 
 FEW = {"interior": 24, "boundary": 10, "initial": 7}
@@ -43,6 +45,26 @@ def test_the_balanced_weight_is_the_ratio_of_mean_diagonals(family, constraint, 
     wanted = (sum(first) / len(first)) / (sum(rest) / len(rest)) * len(rest) / len(first)
     found = float(at.weigh(model, batch)["balance"])
     assert found == pytest.approx(wanted, rel=1e-9)
+
+
+def test_of_many_points_at_most_64_are_looked_at_evenly(monkeypatch):
+    at = problem(points={"interior": 100, "boundary": 130, "initial": 7})
+    model, batch = network(at), at.sample(torch.Generator().manual_seed(1))
+    (inside, _), *outside = at.parts(batch)
+    first = squares(at, model, inside)[::2]
+    assert len(first) <= SEEN < 100
+    rest = [(squares(at, model, part), len(part["places"])) for part, _ in outside]
+    ((both, many),) = rest  # boundary and initial values are one part: 137 rows, every third of them
+    wanted = (sum(first) / len(first)) / (sum(both[::3]) / len(both[::3])) * many / 100
+    assert float(at.weigh(model, batch)["balance"]) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_directions_by_chance_are_no_part_of_the_balance():
+    plain, drawn = problem("poisson"), problem("poisson", mode="stochastic")
+    model = network(plain)
+    batch = drawn.sample(torch.Generator().manual_seed(1))
+    rest = {name: value for name, value in batch.items() if name != "coins"}
+    assert float(drawn.weigh(model, batch)["balance"]) == pytest.approx(float(plain.weigh(model, rest)["balance"]))
 
 
 def test_the_loss_weighs_by_it_and_its_residual_has_the_same_mean_square():
@@ -122,16 +144,22 @@ def test_members_that_are_trained_at_once_have_each_its_own_weight(constraint):
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan"), "balance", None])
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan"), "balance", None, True, 10**400])
 def test_another_weight_is_refused(weight):
     with pytest.raises(UsageError, match="legal is a number above 0, or 'balanced'"):
         problem(weight_boundary=weight)
 
 
-@pytest.mark.parametrize("weight", ["foo", "0", "-2", "true", "null", "[1]"])
+@pytest.mark.parametrize("weight", ["foo", "0", "-2", "true", "[1]"])
 def test_settings_refuse_another_weight(weight):
-    with pytest.raises(UsageError, match="legal are a number above 0, and balanced"):
+    with pytest.raises(UsageError, match="legal are a number above 0, balanced, and null"):
         load(SolveSettings, given={"family": "heat"}, changes=[f"weights={weight}"])
+
+
+@pytest.mark.parametrize("weight", [-5, 0, True])
+def test_a_benchmark_refuses_another_weight(weight):
+    with pytest.raises(UsageError, match="legal are a number above 0, balanced, and null"):
+        load(BenchSettings, given={"weights": weight})
 
 
 def test_settings_of_earlier_runs_have_the_weight_by_its_earlier_name():

@@ -68,6 +68,14 @@ def test_an_adaptation_runs_with_measured_rates_and_is_made_again_by_its_own_set
     assert same == summary
 
 
+@pytest.mark.parametrize("said", [{"rank": 2}, {"rank": None, "ranks": [2, 2, 3]}, {"rank": 2, "components": "closed"}])
+def test_what_is_said_of_lotra_alone_is_no_word_of_the_other_methods(base, said):
+    solution = load_solution(base)
+    for cell in cells(settings(base, methods=["lotra", "full", "last"], **said), solution):
+        (again,) = cells(cell.settings, solution)  # as a worker reads it
+        assert again.settings == cell.settings
+
+
 def test_measuring_leaves_the_start_as_it_was(base):
     (cell,) = cells(settings(base, components="measured"), load_solution(base))
     begun = cell.begin()

@@ -97,3 +97,19 @@ def test_counts_are_the_same_in_every_run():
 def test_what_is_not_counted_is_refused():
     with pytest.raises(UsageError, match="arcm"):
         Counted(*problem_and_model(), "arcm")
+
+
+def test_operations_are_counted_where_derivatives_are_nested():
+    problem = Problem(load_family("convection")(), points={"interior": 20, "initial": 6}, constraint="boundary")
+    network = MLP(problem.inputs, width=4, depth=2, offset=problem.offset).double()
+    model = problem.wrap(adapt(network, "svd"))
+    assert "nested" in problem.explain(model)
+    assert Counted(problem, model, "adam").gradient > 0
+
+
+def test_weighing_is_charged():
+    problem = Problem(load_family("heat")(), points={"interior": 200, "initial": 60}, weight_boundary="balanced")
+    model = problem.wrap(MLP(problem.inputs, width=4, depth=1, offset=problem.offset).double())
+    counted = Counted(problem, model, "adam")
+    counted.weigh(model, problem.sample(torch.Generator().manual_seed(0)))
+    assert 0 < counted.spent <= counted.gradient

@@ -127,7 +127,10 @@ def halves_along(form: Tucker, mode: int) -> tuple[Tensor, Tensor]:
         UsageError: the core is not full, or the form holds its own start beside it: see `updated`.
     """
     core = _whole_core(form)
-    others = [torch.eye(r).to(core) if j == mode else U.detach() for j, (U, r) in enumerate(_sides(form))]
+    others = [
+        torch.eye(r).to(core) if j == mode else U.detach()
+        for j, (U, r) in enumerate(zip(form.factors, form.ranks, strict=True))
+    ]
     B = (form.scale * contract(core, others)).movedim(mode, -1)  # (other d, ..., r)
     return B.flatten(0, -2), form.factors[mode].detach().mT
 
@@ -165,7 +168,7 @@ def updated(form: Tucker) -> Tucker:
     """
     if form.base != "residual":
         return form
-    terms = form._terms()
+    terms = form.terms()
     if len(terms) == 1:
         ((core, factors),) = terms
         return Tucker(factors, core.detach(), scale=form.scale, train=form.trained)
@@ -222,10 +225,6 @@ def _difference(form: Tucker, now: list[Tensor], start: list[Tensor]) -> Tucker:
     left = (P - P0) @ R[:, :r].mT + P0 @ R[:, r:].mT  # (out, k); 0 exactly where nothing was trained
     parts = [part.to(form.factors[0]) for part in (left, inputs)]
     return Tucker(parts, scale=form.scale, train=form.trained, kind="lora")
-
-
-def _sides(form: Tucker) -> list[tuple[Tensor, int]]:
-    return list(zip(form.factors, form.ranks, strict=True))
 
 
 def _whole_core(form: Tucker) -> Tensor:

@@ -88,7 +88,7 @@ class Mixture(nn.Module):
         jet = layer.jet(x)
         parts = [] if dense is None else [mixed(jet, dense)]
         scale = 1.0 if form is None else form.scale
-        parts += [] if form is None else [_product(jet, scale * core, factors) for core, factors in form._terms()]
+        parts += [] if form is None else [_product(jet, scale * core, factors) for core, factors in form.terms()]
         return functools.reduce(_both, parts)
 
 

@@ -158,7 +158,7 @@ class Tucker(nn.Module):
 
     def delta(self) -> Tensor:
         """Return the dense form without the base, of shape (d1, ..., dn)."""
-        first, *rest = (contract(core, factors) for core, factors in self._terms())
+        first, *rest = (contract(core, factors) for core, factors in self.terms())
         return self.scale * sum(rest, first)
 
     def dense(self, base: Tensor | None = None) -> Tensor:
@@ -191,7 +191,7 @@ class Tucker(nn.Module):
             raise UsageError(
                 f"x of shape {tuple(x.shape)} does not end in {self.shape[-modes:]}, the weight's last modes"
             )
-        first, *rest = (contract_apply(x, core, factors, modes) for core, factors in self._terms())
+        first, *rest = (contract_apply(x, core, factors, modes) for core, factors in self.terms())
         out = self.scale * sum(rest, first)
         if base is None or self.base == "replace":
             return out
@@ -216,7 +216,7 @@ class Tucker(nn.Module):
             f"{self.kind}: {self.shape}, ranks {self.ranks}, core {self.core_kind}, base {self.base}, trained {trained}"
         )
 
-    def _terms(self) -> list[tuple[Tensor, list[Tensor]]]:
+    def terms(self) -> list[tuple[Tensor, list[Tensor]]]:
         """Return (core, factors) of the products whose sum is the form."""
         core = self.gates if self.core is None else self.gates * self.core
         if self.base != "residual" or not self.trained:

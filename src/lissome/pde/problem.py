@@ -81,7 +81,8 @@ class Problem:
         if constraint not in CONSTRAINTS:
             raise unknown("constraint", constraint, CONSTRAINTS)
         self.balanced = weight_boundary == BALANCED
-        if not (self.balanced or (isinstance(weight_boundary, int | float) and 0 < weight_boundary < math.inf)):
+        number = isinstance(weight_boundary, int | float) and not isinstance(weight_boundary, bool)
+        if not (self.balanced or (number and 0 < weight_boundary <= 1e300)):  # type: ignore[operator]
             raise UsageError(f"weight_boundary is {weight_boundary!r}; legal is a number above 0, or '{BALANCED}'")
         for what, number, least in (("test_points", test_points, 1), ("pool", 0 if pool is None else pool, 0)):
             _check_count(what, number, least)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
 from lissome._errors import UsageError, unknown
 from lissome.recipes.course import course
-from lissome.recipes.settings import METHODS, NetworkSettings, PointSettings, Strict, pairs
+from lissome.recipes.settings import METHODS, NetworkSettings, PointSettings, Strict, Weights, pairs
 
 PLACES = ("near", "middle", "far")
 OPTIMIZERS = ("adam", "lbfgs", "ssbroyden", "gauss-newton")
@@ -42,7 +42,7 @@ class BenchSettings(Strict):
     start: int = Field(default=100, ge=1, description="Gauss-Newton steps for the network that is adapted")
     network: NetworkSettings = NetworkSettings()
     points: PointSettings = PointSettings()
-    weights: float | Literal["balanced"] | None = Field(
+    weights: Weights = Field(
         default=None, description="of the initial mismatch: a number, balanced, or null: as is usual for the optimizer"
     )
     quick: bool = Field(default=False, description="three families, small networks, a second for each run")

@@ -184,8 +184,10 @@ def _owns(settings: AdaptSettings, base: Solution) -> list[AdaptSettings]:
         own = own if optimizer is None else _moved(own, optimizer)
         if method == COMPONENTWISE:
             check_components(own)
-        elif own.components != "equal":
-            own = own.model_copy(update={"components": "equal"})
+        else:
+            own = own.model_copy(update={"ranks": None, "components": "equal"})
+        if not METHODS[method].formed:  # said of other methods, and refused where a cell is read again by itself
+            own = own.model_copy(update={"rank": None})
         model = base.problem.wrap(Cell(own, base, base.family).adapted())
         trained = trained_of(model)
         own = own.model_copy(update={"training": _narrowed(own.training, trained)})

@@ -23,6 +23,7 @@ from lissome._types import Batch
 from lissome._vector import functional
 from lissome.calculus.rowwise import rowwise
 from lissome.pde import Problem
+from lissome.pde.balance import SEEN
 from lissome.recipes.training import trained_of
 
 ITERATIONS = 20  # of a step of L-BFGS, each with a gradient at least
@@ -77,7 +78,7 @@ class Counted:
         trained = trained_of(model)
         p = sum(each.numel() for each in trained.values())
         with _counting() as counter:
-            rows = len(problem.residual(model, batch))
+            self.count = rows = len(problem.residual(model, batch))
         self.value = float(counter.get_total_flops())
         with _counting() as counter, torch.enable_grad():
             torch.autograd.grad(problem.loss(model, batch), list(trained.values()))
@@ -98,8 +99,11 @@ class Counted:
         return self.problem.sample_by_residual(model, generator, n, CANDIDATES)
 
     def weigh(self, model: nn.Module, batch: Batch) -> Batch:
-        """Weigh as the problem does, which looks at few points now and then."""
-        return self.problem.weigh(model, batch)
+        """Weigh as the problem does, which takes the gradients of few points now and then."""
+        found = self.problem.weigh(model, batch)
+        if found:
+            self.spent += self.gradient * min(1.0, SEEN * len(self.problem.parts(batch)) / self.count)
+        return found
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the problem's loss; it counts as a gradient when one is taken."""
@@ -139,5 +143,19 @@ class Counted:
         return float(counter.get_total_flops())
 
 
+class _Everywhere:
+    """In the place of torch's tracker of modules, whose hooks do not bear derivatives by `torch.func`."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        """Track nothing."""
+
+    def __exit__(self, *exception: object) -> None:
+        """Track nothing."""
+
+
 def _counting() -> FlopCounterMode:
-    return FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Everywhere()  # type: ignore[assignment]
+    return counter
