@@ -192,7 +192,7 @@ def test_lotra_adapts_a_kan_from_where_it_is():
 @pytest.mark.parametrize(
     ("method", "options", "says"),
     [
-        ("svd", {}, r"the weight has shape \(6, 9, 6\); this form takes matrices: take lotra or tucker"),
+        ("svd", {}, r"the weight has shape \(6, 9, 6\); this form takes matrices: take lotra"),
         ("full", {"ranks": (1, 1, 1)}, r"ranks=\[1, 1, 1\] has no meaning for the method 'full'; it is for lotra"),
         (
             "lotra",

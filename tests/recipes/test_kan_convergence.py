@@ -172,11 +172,14 @@ def test_predictions_are_judged_where_networks_are_wide():
 def test_smooth_bases_and_rough_ones_are_told_apart():
     rows = [by_width(system="Poisson, d = 1, rbf", loss=1.02), by_width(system="Poisson, d = 1, cubic", loss=0.1)]
     rows += [by_width(64, "Poisson, d = 2, cubic", loss=9.0), by_width(256, "Poisson, d = 2, cubic", loss=0.98)]
-    said = ("with a smooth basis", "with cubic splines, whose", "in two dimensions it is")
+    said = ("predicted, at every m", "with cubic splines, whose", "in two dimensions it is")
     assert {claim(rows, part).verdict for part in said} == {"shown"}
     other = [row | {"loss": 2 - row["loss"] if "cubic" in row["system"] else 1.2} for row in rows]
     same = [row | {"loss": 1.05} for row in other]
     assert [claim(same, part).verdict for part in said] == ["not shown", "not shown", "not shown"]
+    narrow = [*rows, by_width(16, "Poisson, d = 1, rbf", loss=0.9)]
+    assert claim(narrow, "predicted, at every m").verdict == "not shown"
+    assert claim(narrow, "predicted, from m = 256").verdict == "shown"
 
 
 def test_ends_of_spectra_are_compared_at_the_same_width_and_seed():

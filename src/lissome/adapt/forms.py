@@ -234,9 +234,7 @@ def _leading(tensor: Tensor, mode: int, rank: int) -> Tensor:
 
 def _check_rank(weight: Tensor, rank: int | None) -> int:
     if weight.dim() != 2:
-        raise UsageError(
-            f"the weight has shape {tuple(weight.shape)}; this form takes matrices: take lotra or tucker for others"
-        )
+        raise UsageError(f"the weight has shape {tuple(weight.shape)}; this form takes matrices: take lotra")
     most = min(weight.shape)
     rank = most if rank is None else rank
     if not 0 <= rank <= most:

@@ -151,6 +151,8 @@ def cells(settings: AdaptSettings, base: Solution) -> list[Cell]:
     if settings.rank is not None and not any(METHODS[method].formed for method in settings.methods):
         formed = ", ".join(name for name, method in METHODS.items() if method.formed)
         raise UsageError(f"rank={settings.rank} has no meaning for {', '.join(settings.methods)}; it is for {formed}")
+    if settings.rank is not None and settings.ranks is not None:
+        raise UsageError(f"rank={settings.rank} and ranks={settings.ranks} exclude each other; legal is one of both")
     if settings.ranks is not None and "lotra" not in settings.methods:
         raise UsageError(f"ranks={settings.ranks} has no meaning for {', '.join(settings.methods)}; it is for lotra")
     if COMPONENTWISE not in settings.methods:

@@ -9,7 +9,7 @@ from lissome.recipes.paper import Claim, Ratio, Row, Spread, spread
 
 LEAST = 1e-17  # in place of what rounding has made 0 or negative: a geometric mean is taken
 SLOPED = ("regression, d = 1", "regression, d = 5", "Poisson, d = 1, rbf")
-WIDE = 1024
+WIDE, ROOMY = 1024, 256
 FIT, RBF, CUBIC, PLANE = "regression, d = 1", "Poisson, d = 1, rbf", "Poisson, d = 1, cubic", "Poisson, d = 2, cubic"
 
 
@@ -17,7 +17,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     """Return the theorem's claims, and those made here; quick rows count for none."""
     rows = [row for row in rows if not row["quick"]]
     worst = f"largest gap between predicted and measured residual, over that at the start, the worst of m >= {WIDE:,}"
-    gap = "how far loss measured / predicted is from 1, mean over m"
+    gap = "how far loss measured / predicted is from 1"
     relative = "relative L2 error"
     return [
         Claim("the bound (1 - eta lambda_min / 2)^t holds for every width", "theorem on descent",
@@ -27,12 +27,13 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
           for system in SLOPED),
         *(Claim(f"eigenvectors of K predict descent, {system}", "here", worst, _worst(rows, system), most=0.01)
           for system in ("regression, d = 1", "regression, d = 5")),
-        Claim("with a smooth basis the loss of a physics-informed network is predicted", "here",
-              f"{gap}, Poisson d = 1, rbf", _each(of(rows, "widths", system=RBF), _gap), most=0.03),
+        *(Claim(f"with a smooth basis the loss of a physics-informed network is predicted, {says}", "here",
+                f"{gap}, the worst, Poisson d = 1, rbf", _farthest(rows, RBF, least), most=0.03)
+          for says, least in (("at every m", 0), (f"from m = {ROOMY}", ROOMY))),
         Claim("with cubic splines, whose third derivative jumps, it is not, in one dimension", "here",
-              f"{gap}, Poisson d = 1, cubic", _each(of(rows, "widths", system=CUBIC), _gap), least=0.1),
-        Claim("in two dimensions it is, with cubic splines too", "here", f"{gap}, Poisson d = 2, cubic, m >= 256",
-              _each([row for row in of(rows, "widths", system=PLANE) if row["width"] >= 256], _gap), most=0.03),
+              f"{gap}, mean over m, Poisson d = 1, cubic", _each(of(rows, "widths", system=CUBIC), _gap), least=0.5),
+        Claim(f"in two dimensions it is, with cubic splines too, from m = {ROOMY}", "here",
+              f"{gap}, the worst, Poisson d = 2, cubic", _farthest(rows, PLANE, ROOMY), most=0.03),
         Claim("physics-informed losses have a larger lambda_max than regression", "here",
               "lambda_max, Poisson / regression, cubic, d = 1", _across(rows, "largest"), least=10.0),
         Claim("physics-informed losses have a larger lambda_min, too", "here",
@@ -57,7 +58,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
                 "here", relative, _each(of(rows, "weights", system=system, by=by, weight="means"), _error), most=5e-3)
           for system, by in (("cubic, d = 1", "Adam"), ("rbf, d = 1", "Adam"), ("cubic, d = 1", "descent"))),
         Claim("unweighed it is far from solved, in one dimension", "here", relative,
-              _each([row for row in of(rows, "weights", weight="1") if "d = 1" in row["system"]], _error), least=0.1),
+              _each([row for row in of(rows, "weights", weight="1") if "d = 1" in row["system"]], _error), least=0.5),
         Claim("the balance of means beats that of traces", "here", f"{relative}, means / traces",
               _means(rows), most=0.99),
     ]  # fmt: skip
@@ -96,6 +97,12 @@ def _worst(rows: Sequence[Row], system: str) -> Spread | None:
     return _by_seed(wide, lambda own: max(row["error"] for row in own))
 
 
+def _farthest(rows: Sequence[Row], system: str, least: int) -> Spread | None:
+    """Return the greatest gap over the widths of a seed, from one on."""
+    wide = [row for row in of(rows, "widths", system=system) if row["width"] >= least]
+    return _by_seed(wide, lambda own: max(map(_gap, own)))
+
+
 def _gap(row: Row) -> float:
     return abs(row["loss"] - 1)
 
@@ -113,7 +120,8 @@ def _across(rows: Sequence[Row], key: str) -> Spread | None:
     pairs = [
         (row["seed"], row[key], plain.get((row["seed"], row["width"]))) for row in of(rows, "widths", system=CUBIC)
     ]
-    return spread([Ratio(seed, mine / theirs) for seed, mine, theirs in pairs if theirs and mine / theirs > 0])
+    known = [(seed, mine / theirs if mine > 0 and theirs > 0 else None) for seed, mine, theirs in pairs if theirs]
+    return spread([Ratio(seed, ratio) for seed, ratio in known])  # those at rounding are counted as left out
 
 
 def _straight(row: Row) -> float | None:
