@@ -15,6 +15,7 @@ from lissome.recipes.paper import ReplicateSettings
 from lissome.recipes.replication import replicate
 from lissome.recipes.slim_kan import FUNCTIONS, RANKS, Shape
 from lissome.recipes.slim_kan_report import DIGITS, FULL_KAN, MLPS, NARROW, SLIM, drawings, tables
+from lissome.recipes.table import reading
 from lissome.recipes.table.idx import read_idx
 from lissome.recipes.training import count
 
@@ -110,6 +111,23 @@ def test_pictures_are_read_plain_and_packed_and_paired_by_their_number(files):
     assert torch.equal(alone.x, train.x)
 
 
+def test_sets_of_one_size_are_paired_by_their_names(tmp_path):
+    made = []
+    for name, label in (("train", 3), ("t10k", 7)):
+        made.append(idx(tmp_path / f"{name}-images-idx3-ubyte", torch.full((6, 2, 2), label)))
+        made.append(idx(tmp_path / f"{name}-labels-idx1-ubyte.gz", torch.full((6,), label)))
+    for part in read_pairs(made[::-1]):
+        assert torch.equal(((part.x[:, 0] + 1) * 127.5).round().long(), part.labels)
+    unlike = [idx(tmp_path / f"{name}.gz", torch.zeros(6, dtype=torch.long)) for name in "ab"]
+    with pytest.raises(UsageError, match=r"has 6 pictures, and so many labels are in '.*a.gz' and in '.*b.gz'"):
+        read_pairs([made[0], made[2], *unlike])
+    by_name, by_number = read_pairs([*made[:3], unlike[0]])
+    assert (by_name.labels.unique().tolist(), by_number.labels.unique().tolist()) == ([3], [0])
+    short = idx(tmp_path / "train-labels-idx1-ubyte.gz", torch.zeros(5, dtype=torch.long))
+    with pytest.raises(UsageError, match=r"has 6 pictures and '.*train-labels-idx1-ubyte.gz' 5 labels"):
+        read_pairs([made[0], short])
+
+
 def test_what_is_chosen_by_and_what_is_told_is_not_trained_on(files):
     found = digits.digits(files, 0)
     assert (found.name, len(found.train), len(found.choose), len(found.test)) == ("MNIST", 50, 10, 20)
@@ -150,8 +168,8 @@ def test_a_scikit_learn_that_cannot_be_loaded_is_told(monkeypatch):
     def missing(name):
         raise ImportError(f"no {name}")
 
-    monkeypatch.setattr(digits.importlib, "import_module", missing)
-    with pytest.raises(RunError, match="scikit-learn cannot be loaded"):
+    monkeypatch.setattr(reading.importlib, "import_module", missing)
+    with pytest.raises(RunError, match="scikit-learn, which cannot be loaded"):
         digits.digits([], 0)
 
 

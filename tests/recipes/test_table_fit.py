@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -247,6 +248,27 @@ def test_classes_of_text_have_names_and_probabilities(tmp_path, network):
     names, rows = found.table()
     assert names == ["colour", "probability of blue", "probability of green", "probability of red"]
     assert [each[0] for each in rows] == found.labels()
+
+
+def test_a_class_without_a_row_held_out_has_no_share_of_right_ones(tmp_path):
+    data = blobs(tmp_path / "t.csv")
+    write(data, data.read_text() + "2,2,lonely\n")
+    row = fitted(data, tmp_path / "run")
+    assert row["right"]["lonely"] is None
+    assert None not in [row["right"][name] for name in ("red", "green", "blue")]
+    assert re.search(r"lonely</\w+>\s*<\w+[^>]*>–<", (tmp_path / "run" / "index.html").read_text())
+
+
+def test_numbers_near_the_end_of_float64_are_refused_before_anything_is_written(tmp_path):
+    lines = [f"{1e308 * (-1) ** row!r},{4e301 * row!r}" for row in range(20)]
+    data = write(tmp_path / "t.csv", "\n".join(["x,y", *lines]))
+    with pytest.raises(UsageError, match=r"row 2, column 'y': the value is 4e301; legal are numbers up to 1e100"):
+        fitted(data, tmp_path / "run", task="regression")
+    data = write(data, "\n".join(["x,y", *(f"{row},{1e100 * (row - 10) / 10!r}" for row in range(20))]))
+    assert fitted(data, tmp_path / "run", task="regression")["error"] > 0
+    assert (tmp_path / "run" / "index.html").is_file()
+    with pytest.raises(UsageError, match=r"row 2, column '1': the value is -2e200"):
+        predict(tmp_path / "run", np.array([[1.0], [-2e200]]))
 
 
 def test_adam_goes_slower_where_a_kan_has_many_inputs_unless_a_rate_is_given():

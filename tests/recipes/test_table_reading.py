@@ -12,7 +12,7 @@ from lissome.recipes.table.reading import read_table
 from lissome.recipes.table.text import _plain, read_text_table
 from tests.recipes.tables import idx, images, write
 
-NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=64)
+NUMBERS = st.floats(-1e100, 1e100)
 
 
 @hypothesis_settings(max_examples=30, deadline=None)
@@ -57,7 +57,11 @@ def test_quoted_cells_semicolons_marks_of_order_and_ends_of_lines_are_read(tmp_p
         ("a,a\n0,1\n", "names 'a' twice"),
         ('a,b\n"0,1\n', "line 2 is broken"),
         ("a,b\n0\0,1\n", "holds zero bytes"),
-        (b"a,b\n\xff,1\n", "byte 4 is not UTF-8"),
+        (b"a,b\n\xff,1\n", "byte 4 is not UTF-8; save it as UTF-8"),
+        ("a;b\n7;1\n0,12;0,5\n", "row 2, column 'a' says '0,12': write numbers with a decimal point, 0.12"),
+        ("0,12;0,5\n0,13;0,6\n", "column '0,12' says '0,13': write numbers with a decimal point"),
+        ("a b c\n1 2  3\n", "one column, 'a b c'; legal between columns are commas or semicolons in .csv and tabs"),
+        ("a\tb\n1\t2\n", "legal between columns are commas"),
     ],
 )
 def test_a_broken_table_of_text_is_told(tmp_path, text, words):
@@ -75,6 +79,7 @@ def test_a_broken_table_of_text_is_told(tmp_path, text, words):
         ("1,NaN,2", "row 3, column 'b': the value is missing"),
         ("1,?,2", "row 3, column 'b': the value is missing"),
         ("1,inf,2", "row 3, column 'b': the value is infinite"),
+        ("1,-1e308,2", "row 3, column 'b': the value is -1e308; legal are numbers up to 1e100 in size"),
     ],
 )
 def test_a_cell_that_is_no_number_is_told_by_row_and_column(tmp_path, cells, words):
@@ -95,6 +100,12 @@ def test_arrays_are_read_and_those_that_could_run_code_are_not(tmp_path):
     assert frame.labels("y") == ["u", "v", "u", "v"]
     np.savez(tmp_path / "b.npz", X=A, y=A[:, :2])
     assert read_table(tmp_path / "b.npz").targets == ("y1", "y2")
+
+
+def test_one_column_with_blanks_in_its_name_and_lists_of_numbers_as_text_are_read(tmp_path):
+    assert read_table(write(tmp_path / "t.csv", "body mass\n3.5\n4\n")).columns == ("body mass",)
+    frame = read_table(write(tmp_path / "t.csv", "a;b\n1,2,3;0\n4,5;1\n"))
+    assert frame.labels("a") == ["1,2,3", "4,5"]
 
 
 def refused(path, words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,24 @@ def course(text: str, *, timed: bool = False) -> dict[str, Any]:
     first, *then = phases
     steps = {} if timed else {"steps": round(sum(phase["share"] for phase in phases))}
     return {**first, "then": then, **steps}
+
+
+def double(training: Any, usual: str, more: Iterable[Any] = ()) -> bool:
+    """Say whether one of the optimizers of settings, not checked yet, needs float64.
+
+    Args:
+        training: its settings as a mapping; anything else names no optimizer.
+        usual: what a phase takes that names none.
+        more: further courses.
+
+    >>> double({"optimizer": "adam:100+gauss-newton"}, "adam"), double({}, "adam"), double(None, "arc")
+    (True, False, True)
+    """
+    first = training if isinstance(training, dict) else {}
+    phases = [first, *(each for each in first.get("then") or [] if isinstance(each, dict))]
+    texts = [*(str(each.get("optimizer") or usual) for each in phases), *map(str, more)]
+    names = {part.partition(":")[0].strip() for text in texts for part in text.split("+")}
+    return any(USUAL[name].double for name in names & set(USUAL))
 
 
 def _number(text: str, number: str) -> float:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lissome._errors import RunError, UsageError
-from lissome.recipes.table.idx import read_idx
+from lissome.recipes.table.idx import labels_of, plain, read_idx
+from lissome.recipes.table.reading import digits as handwritten
 
 HELD = 6  # one picture of so many is held out for the choice of the rate, and where there is no test set for the test
 
@@ -58,8 +57,11 @@ def digits(files: Sequence[str | Path], seed: int) -> Digits:
 def read_pairs(files: Sequence[str | Path]) -> list[Part]:
     """Return pictures with their labels, the larger set first.
 
+    Labels belong to the pictures whose file is named alike, as `table.idx` pairs them, else to those of their number.
+
     Raises:
-        UsageError: a file that cannot be read, pictures without labels of the same number, or more than two sets.
+        UsageError: a file that cannot be read, pictures without labels of the same number or with several of them, or
+            more than two sets.
     """
     read = {str(path): torch.from_numpy(read_idx(Path(path)).copy()) for path in files}
     pictures = {path: data for path, data in read.items() if data.dim() == 3}
@@ -69,16 +71,35 @@ def read_pairs(files: Sequence[str | Path]) -> list[Part]:
             f"{len(pictures)} files of pictures and {len(labels)} of labels were given; legal are one of each, or two "
             "of each: to train and to test"
         )
-    found = []
-    for path, data in pictures.items():
-        same = [each for each in labels.values() if len(each) == len(data)]
-        if not same:
-            raise UsageError(f"'{path}' has {len(data):,} pictures, and no file of so many labels was given")
-        x = data.flatten(1).float() / 127.5 - 1
-        found.append(Part(x, same[0].long()))
+    pairs = _pairs(pictures, labels)
+    found = [Part(data.flatten(1).float() / 127.5 - 1, labels[pairs[path]].long()) for path, data in pictures.items()]
     if len({part.x.shape[1] for part in found}) > 1 or max(int(part.labels.max()) for part in found) > 9:
         raise UsageError("the two sets have pictures of different sizes, or labels above 9; legal are digits, 0 to 9")
     return sorted(found, key=len, reverse=True)
+
+
+def _pairs(pictures: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the labels' path of each pictures' path: by their names, and for what is left by their number."""
+    named = {plain(Path(path)): path for path in labels}
+    pairs = {path: named[own] for path in pictures if (own := plain(labels_of(Path(path)))) in named}
+    for path, data in pictures.items():
+        size = f"'{path}' has {len(data):,} pictures"
+        if path in pairs:
+            if len(labels[pairs[path]]) != len(data):
+                raise UsageError(
+                    f"{size} and '{pairs[path]}' {len(labels[pairs[path]]):,} labels; legal is one of each"
+                )
+            continue
+        same = [each for each in labels if each not in pairs.values() and len(labels[each]) == len(data)]
+        if not same:
+            raise UsageError(f"{size}, and no file of so many labels was given")
+        if len(same) > 1:
+            raise UsageError(
+                f"{size}, and so many labels are in '{same[0]}' and in '{same[1]}'; name files that belong together "
+                "alike, such as train-images-idx3-ubyte and train-labels-idx1-ubyte"
+            )
+        pairs[path] = same[0]
+    return pairs
 
 
 def _split(part: Part, seed: int) -> tuple[Part, Part]:
@@ -90,7 +111,7 @@ def _split(part: Part, seed: int) -> tuple[Part, Part]:
 
 def _small() -> Part:
     try:
-        loaded: Any = importlib.import_module("sklearn.datasets").load_digits()
-    except ImportError as error:
-        raise RunError(f"scikit-learn cannot be loaded ({error}); mend or remove it, or name files of data") from error
-    return Part(torch.from_numpy(loaded.data).float() / 8 - 1, torch.from_numpy(loaded.target).long())
+        known = torch.from_numpy(handwritten().values)  # (1797, 64 + 1)
+    except UsageError as error:
+        raise RunError(str(error)) from error
+    return Part(known[:, :-1].float() / 8 - 1, known[:, -1].long())

@@ -1,7 +1,8 @@
 """Estimators for scikit-learn: a table by a KAN, a Slim KAN or an MLP, where pipelines and searches expect one.
 
 They train by the one loop in memory, on all rows that `fit` is given; `lissome.recipes.fit_table` holds rows out, keeps
-a run directory and draws a page.
+a run directory and draws a page. scikit-learn is imported here and not in `lissome.bridges`, since an estimator needs
+`models` and `optim`, which bridges may not import.
 """
 
 from __future__ import annotations
@@ -36,26 +37,7 @@ FITTED = ("n_features_in_", "n_iter_", "loss_", "feature_names_in_", "classes_",
 
 
 class _TableEstimator(BaseEstimator):
-    """What the two estimators share: parameters, training, saving.
-
-    Args:
-        network: kan, slim-kan or mlp.
-        width: neurons of each hidden layer; None is 16 of a KAN, 64 of others.
-        depth: hidden layers; None is 1 of KANs, 2 of an MLP.
-        basis: of a KAN: bspline, chebyshev, fourier or rbf.
-        intervals: of its grid.
-        order: of B-splines.
-        ranks: of a Slim KAN: outputs, basis, inputs.
-        activation: of an MLP.
-        steps: of the optimizer.
-        optimizer: such as adam, gauss-newton, or adam:300+lbfgs:50.
-        rate: of learning; None is what is usual for the optimizer.
-        options: of the optimizer, such as {"weight_decay": 10.0} of adamw against noise in a small table; or None.
-        batch: rows of a step; auto is 256 for first-order optimizers and all rows for others.
-        dtype: float32 or float64.
-        device: auto, cpu, cuda, cuda:1 or mps.
-        random_state: seed of the start and of the batches, as scikit-learn reads it.
-    """
+    """What the two estimators share: parameters, training, saving."""
 
     def __init__(
         self,
@@ -127,6 +109,8 @@ class _TableEstimator(BaseEstimator):
         Raises:
             UsageError: there is none, a file of it is damaged, or it is one of another class.
         """
+        if not checkpoint.exists(Path(path)):
+            raise UsageError(f"'{path}' holds no saved estimator")
         found = checkpoint.read(Path(path))
         name = found.state.get("estimator")
         if name != cls.__name__:
@@ -176,7 +160,25 @@ class _TableEstimator(BaseEstimator):
 
 
 class KANRegressor(RegressorMixin, _TableEstimator):
-    """One number or several from the columns of a table; parameters as in `KANClassifier`.
+    """One number or several from the columns of a table.
+
+    Args:
+        network: kan, slim-kan or mlp.
+        width: neurons of each hidden layer; None is 16 of a KAN, 64 of others.
+        depth: hidden layers; None is 1 of KANs, 2 of an MLP.
+        basis: of a KAN: bspline, chebyshev, fourier or rbf.
+        intervals: of its grid.
+        order: of B-splines.
+        ranks: of a Slim KAN: outputs, basis, inputs.
+        activation: of an MLP.
+        steps: of the optimizer.
+        optimizer: such as adam, gauss-newton, or adam:300+lbfgs:50.
+        rate: of learning; None is what is usual for the optimizer.
+        options: of the optimizer, such as {"weight_decay": 10.0} of adamw against noise in a small table; or None.
+        batch: rows of a step; auto is 256 for first-order optimizers and all rows for others.
+        dtype: float32 or float64.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        random_state: seed of the start and of the batches, as scikit-learn reads it.
 
     Example:
         >>> X = np.linspace(-1, 1, 60)[:, None]
@@ -211,6 +213,24 @@ class KANRegressor(RegressorMixin, _TableEstimator):
 
 class KANClassifier(ClassifierMixin, _TableEstimator):
     """One of two or more classes from the columns of a table.
+
+    Args:
+        network: kan, slim-kan or mlp.
+        width: neurons of each hidden layer; None is 16 of a KAN, 64 of others.
+        depth: hidden layers; None is 1 of KANs, 2 of an MLP.
+        basis: of a KAN: bspline, chebyshev, fourier or rbf.
+        intervals: of its grid.
+        order: of B-splines.
+        ranks: of a Slim KAN: outputs, basis, inputs.
+        activation: of an MLP.
+        steps: of the optimizer.
+        optimizer: such as adam, gauss-newton, or adam:300+lbfgs:50.
+        rate: of learning; None is what is usual for the optimizer.
+        options: of the optimizer, such as {"weight_decay": 10.0} of adamw against noise in a small table; or None.
+        batch: rows of a step; auto is 256 for first-order optimizers and all rows for others.
+        dtype: float32 or float64.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        random_state: seed of the start and of the batches, as scikit-learn reads it.
 
     Example:
         >>> X = np.linspace(-1, 1, 60)[:, None]

@@ -10,7 +10,7 @@ from typing import Any
 from lissome import report
 from lissome._errors import UsageError
 from lissome.report.comparison import again, is_comparison
-from lissome.report.read import go_on, read_run, under_way
+from lissome.report.read import TABLE, go_on, read_run, under_way
 from lissome.report.table_page import table_row
 
 
@@ -23,7 +23,7 @@ def show(run: str | Path) -> list[dict[str, Any]]:
     """
     run = Path(run)
     _check_kind(run)
-    if (run / "table.json").is_file():
+    if (run / TABLE).is_file():
         report.table_page(run)
         return [table_row(read_run(run))]
     begun = sorted(place.parent for place in run.glob("*/*/settings.yaml"))
@@ -52,7 +52,7 @@ def compare(runs: Sequence[str | Path], out: str | Path, title: str | None = Non
     _check_free(out)
     for run in runs:
         _check_kind(Path(run))
-        if (Path(run) / "table.json").is_file():
+        if (Path(run) / TABLE).is_file():
             raise UsageError(f"'{run}' is a fit of a table, which has errors of its own kind; `lissome show` draws it")
     report.compare(runs, out, title)
     return _rows(out)

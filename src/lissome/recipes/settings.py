@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lissome._errors import UsageError, unknown
-from lissome.recipes.course import USUAL, course, usual
+from lissome.recipes.course import USUAL, course, double, usual
 
 METHODS = ("svd", "lora", "lora-xs", "pissa", "lotra", "last", "full", "scratch")
 AUTO = "auto"  # in the place of a method: the one that a short trial finds best
@@ -36,11 +36,12 @@ class NetworkSettings(Strict):
     order: int = Field(default=3, ge=0, description="of B-splines")
     ranks: tuple[int, int, int] = Field(default=(8, 4, 8), description="of a Slim KAN: outputs, basis, inputs")
 
-    @field_validator("ranks")
+    @field_validator("ranks", mode="before")
     @classmethod
-    def _at_least_one(cls, ranks: tuple[int, int, int]) -> tuple[int, int, int]:
-        if min(ranks) < 1:
-            raise ValueError(f"ranks are {ranks}; legal are three numbers of at least 1")
+    def _three(cls, ranks: Any) -> Any:
+        three = isinstance(ranks, list | tuple) and len(ranks) == 3
+        if not three or not all(isinstance(r, int) and not isinstance(r, bool) and r >= 1 for r in ranks):
+            raise ValueError(f"ranks are {ranks}; legal are three whole numbers of at least 1, such as [8, 4, 8]")
         return ranks
 
 
@@ -121,12 +122,22 @@ class TrainingSettings(PhaseSettings):
         return data | {key: value for key, value in filled.items() if data.get(key) is None}
 
 
+def _weighing(weights: Any) -> Any:
+    number = isinstance(weights, int | float) and not isinstance(weights, bool) and weights > 0
+    if not number and weights not in ("balanced", None):
+        raise ValueError(f"{weights!r} is no weight; legal are a number above 0, balanced, and null")
+    return weights
+
+
+Weights = Annotated[float | Literal["balanced"] | None, BeforeValidator(_weighing)]
+
+
 class Common(Strict):
     """What every run has."""
 
     training: TrainingSettings = TrainingSettings()
     points: PointSettings = PointSettings()
-    weights: float | Literal["balanced"] | None = Field(
+    weights: Weights = Field(
         default=None,
         description="of the boundary and initial mismatch beside the residual's 1: a number, or balanced; null is "
         "balanced for first-order optimizers where the constraint is not soft, else 100",
@@ -145,26 +156,9 @@ class Common(Strict):
             data = {("weights" if key == "weight" else key): value for key, value in data.items()}  # its earlier name
         if isinstance(data, dict) and data.get("dtype") is None:
             kept = {key: value for key, value in data.items() if key != "dtype"}
-            return kept | ({"dtype": "float64"} if cls._decided(data) else {})
+            needed = double(data.get("training"), OPTIMIZER, data.get("optimizers") or [])
+            return kept | ({"dtype": "float64"} if needed else {})
         return data
-
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _weighing(cls, weights: Any) -> Any:
-        number = isinstance(weights, int | float) and not isinstance(weights, bool) and weights > 0
-        if not number and weights not in ("balanced", None):
-            raise ValueError(f"{weights!r} is no weight; legal are a number above 0, balanced, and null")
-        return weights
-
-    @classmethod
-    def _decided(cls, data: dict[str, Any]) -> bool:
-        training = data.get("training")
-        named = [training] if isinstance(training, dict) else []
-        named += [each for each in (named[0].get("then") or [] if named else []) if isinstance(each, dict)]
-        texts = [str(each.get("optimizer") or OPTIMIZER) for each in named] or [OPTIMIZER]
-        texts += [str(each) for each in data.get("optimizers") or []]
-        names = {part.partition(":")[0].strip() for text in texts for part in text.split("+")}
-        return any(USUAL[name].double for name in names & set(USUAL))
 
 
 class SolveSettings(Common):

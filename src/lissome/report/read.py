@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from lissome._errors import UsageError
 
 Row = dict[str, Any]
+TABLE = "table.json"  # of a fit of a table: what its model knows beside its weights
 FOLDER, DECISION = "together", "decision.json"  # below a comparison: its cells that are trained at once
 
 # Settings that may differ between repetitions of one experiment.

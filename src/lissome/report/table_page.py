@@ -19,7 +19,7 @@ from lissome.report.document import details, document, figure, gallery, pairs, t
 from lissome.report.drawing import COLOURS, INK, blank, legend, logarithmic, plain, whole
 from lissome.report.figures import Curve, thin
 from lissome.report.numerals import ABSENT, count, quantity, seconds
-from lissome.report.read import Row, Run, finite, read_json, read_run, series
+from lissome.report.read import TABLE, Row, Run, finite, read_json, read_run, series
 
 NETWORKS = {"kan": "a KAN", "slim-kan": "a Slim KAN", "mlp": "an MLP"}
 COUNTED = 20  # classes whose counts are written into the cells
@@ -155,7 +155,7 @@ def table_page(directory: str | Path) -> Path:
         UsageError: the directory is no run, or one of its files is broken.
     """
     run = read_run(directory)
-    known, row = read_json(run.path / "table.json"), table_row(run)
+    known, row = read_json(run.path / TABLE), table_row(run)
     title = f"Fitting {Path(str(row['data'])).name}"
     classify = row.get("task") == "classification"
     first = ("accuracy", percent(finite(row, "accuracy"))) if classify else ("R²", r2(row))
@@ -193,7 +193,7 @@ def table_row(run: Run) -> Row:
     """Return the summary of a fit, or what its settings and latest evaluation tell while it is in progress."""
     if run.finished:
         return run.row()
-    known = read_json(run.path / "table.json")
+    known = read_json(run.path / TABLE)
     told = {key: known[key] for key in ("task", "why", "targets", "train", "test") if key in known}
     network = run.settings.get("network") or {}
     told |= {"kind": "fit", "data": run.settings.get("data"), "method": network.get("kind")}
@@ -213,7 +213,7 @@ def table_terminal(row: Row) -> Group:
     return Group(table, Text(lead(row)))
 
 
-def _figures(row: Row) -> tuple[str, dict[str, float], Callable[[float | None], str]]:
+def _figures(row: Row) -> tuple[str, dict[str, float | None], Callable[[float | None], str]]:
     """Return the name of what is told of each target or class, its values, and how they are written."""
     name, write_one = ("right", percent) if row.get("task") == "classification" else ("rmse", quantity)
     values = row.get(name)  # of a run in progress one number, or nothing

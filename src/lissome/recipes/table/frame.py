@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from lissome._errors import UsageError, unknown
+from lissome.report.numerals import setting
 
+LARGEST = 1e100  # in size: squares and sums over rows stay far from the end of float64, 1.8e308
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # words of a column of numbers
 
 
@@ -51,10 +53,10 @@ class Frame:
         return self.columns.index(column)
 
     def numbers(self, columns: Sequence[str]) -> np.ndarray:
-        """Return columns of numbers, (N, d), none of them missing or infinite.
+        """Return columns of numbers, (N, d), none of them missing, infinite or above 1e100 in size.
 
         Raises:
-            UsageError: a column of text, or a cell that is no finite number; row and column are told.
+            UsageError: a column of text, or a cell that is no such number; row and column are told.
         """
         for column in columns:
             if column in self.texts:
@@ -67,12 +69,11 @@ class Frame:
         places = [self.place(column) for column in columns]
         whole = places == list(range(self.values.shape[1]))
         found = self.values if whole else self.values[:, places]
-        if found.dtype.kind == "f" and not (fine := np.isfinite(found)).all():
+        most = np.float64(LARGEST)
+        if found.dtype.kind == "f" and not (fine := (found <= most) & (found >= -most)).all():
             row, column = (int(each) for each in np.argwhere(~fine)[0])
-            what = "missing" if np.isnan(found[row, column]) else "infinite"
             raise UsageError(
-                f"'{self.source}', row {row + 1}, column '{columns[column]}': the value is {what}; fill it in, or "
-                "leave the row out"
+                f"'{self.source}', row {row + 1}, column '{columns[column]}': {_fault(float(found[row, column]))}"
             )
         return found
 
@@ -112,6 +113,13 @@ def column_of(cells: Sequence[str]) -> np.ndarray | None:
     if not all(_numeric(cell) for cell in cells):
         return None
     return np.array([np.nan if cell.lower() in MISSING else float(cell) for cell in cells])
+
+
+def _fault(value: float) -> str:
+    """Say what is wrong with a number that cannot be computed with."""
+    if np.isfinite(value):
+        return f"the value is {setting(value)}; legal are numbers up to {setting(LARGEST)} in size: take a larger unit"
+    return f"the value is {'missing' if np.isnan(value) else 'infinite'}; fill it in, or leave the row out"
 
 
 def _numeric(cell: str) -> bool:

@@ -75,6 +75,20 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
 
 
+def labels_of(images: Path) -> Path:
+    """Return where the labels of images lie, if they lie beside them.
+
+    >>> labels_of(Path("train-images-idx3-ubyte.gz")).name
+    'train-labels-idx1-ubyte.gz'
+    """
+    return images.with_name(images.name.replace("images", "labels").replace("idx3", "idx1"))
+
+
+def plain(path: Path) -> Path:
+    """Return a path as it is when the file is unpacked."""
+    return path.with_name(path.name.removesuffix(".gz"))
+
+
 def _pair(images: Path) -> Frame:
     """Return the images of one file with the labels beside it, if they are there."""
     pixels = read_idx(images)
@@ -82,7 +96,7 @@ def _pair(images: Path) -> Frame:
         raise UsageError(f"'{images}' has shape {pixels.shape}; legal is (N, height, width)")
     pixels = pixels.reshape(len(pixels), -1)  # (N, d)
     columns = numbered(pixels.shape[1])
-    place = _beside(images, images.name.replace("images", "labels").replace("idx3", "idx1"))
+    place = _beside(images, labels_of(images).name)
     if place is None:
         return Frame(str(images), columns, False, pixels)
     labels = read_idx(place)
@@ -94,8 +108,8 @@ def _pair(images: Path) -> Frame:
 
 def _beside(images: Path, name: str) -> Path | None:
     """Return a file of that name, plain or packed, if there is one."""
-    plain = name.removesuffix(".gz")
-    places = (images.with_name(each) for each in (name, plain, f"{plain}.gz"))
+    bare = name.removesuffix(".gz")
+    places = (images.with_name(each) for each in (name, bare, f"{bare}.gz"))
     return next((place for place in places if place.is_file() and place != images), None)
 
 

@@ -18,8 +18,7 @@ from lissome.recipes.table.arrays import matrix, numbered
 from lissome.recipes.table.frame import Frame
 from lissome.recipes.table.model import TableModel, rebuilt
 from lissome.recipes.table.reading import read_table
-from lissome.recipes.table.run import KNOWN
-from lissome.report.read import read_json
+from lissome.report.read import TABLE, read_json
 
 READ = ("inputs", "targets", "columns", "named", "leave")  # of what a run knows, before its model
 
@@ -106,7 +105,7 @@ def load_model(run: Path) -> TableModel:
     try:
         model = rebuilt(known)
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"'{run / KNOWN}' is damaged ({' '.join(str(error).split())}); put it back") from error
+        raise UsageError(f"'{run / TABLE}' is damaged ({' '.join(str(error).split())}); put it back") from error
     checkpoint.load_weights(model.network, checkpoint.read(run / "checkpoint").model, str(run / "checkpoint"))
     model.network.eval()
     return model
@@ -116,11 +115,11 @@ def _known(run: Path) -> dict[str, Any]:
     """Return what the model of a finished run knows beside its weights."""
     if not run.is_dir():
         raise UsageError(f"there is no run directory '{run}'")
-    known = read_json(run / KNOWN)
+    known = read_json(run / TABLE)
     if not known:
-        raise UsageError(f"'{run}' is no fit of a table: it has no {KNOWN}; `lissome fit DATA --out {run}` makes one")
+        raise UsageError(f"'{run}' is no fit of a table: it has no {TABLE}; `lissome fit DATA --out {run}` makes one")
     if lacking := [name for name in READ if name not in known]:
-        raise UsageError(f"'{run / KNOWN}' is damaged: it lacks '{lacking[0]}'; put it back")
+        raise UsageError(f"'{run / TABLE}' is damaged: it lacks '{lacking[0]}'; put it back")
     if not read_json(run / "summary.json"):
         raise UsageError(f"'{run}' has not finished; `lissome fit --resume --out {run}` goes on")
     return known

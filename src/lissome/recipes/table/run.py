@@ -25,9 +25,8 @@ from lissome.recipes.table.settings import TableSettings
 from lissome.recipes.table.split import split
 from lissome.recipes.table.training import objective_of, train
 from lissome.recipes.training import count, device_of
-from lissome.report.read import read_json
+from lissome.report.read import TABLE, read_json
 
-KNOWN = "table.json"  # of a run: what the model knows beside its weights
 DRAWN = 2000  # rows of the test that a figure shows
 POINTS = 401  # of the curve of a single input
 
@@ -66,7 +65,7 @@ def fit_table(
     facts = kept(model, settings.network, settings.dtype) | _told(frame, settings, learnt, held)
     keep_memory()
     try:
-        with directory.claimed(out, settings, resume=resume), _known(out / KNOWN, facts, resume):
+        with directory.claimed(out, settings, resume=resume), _known(out / TABLE, facts, resume):
             go_on = resume and checkpoint.exists(out / "checkpoint")
             result = train(model, objective, settings, out, resume=go_on, progress=progress)
     except Interrupted as error:
@@ -172,10 +171,11 @@ def _against(model: TableModel, X: np.ndarray, y: np.ndarray) -> tuple[dict[str,
     known, found = model.roles, model(X)
     if known.classes:
         size = len(known.classes)
-        pairs = torch.from_numpy(y) * size + found.argmax(1)
-        counts = torch.bincount(pairs, minlength=size * size).view(size, size)  # rows: true; columns: told
-        right = counts.diagonal() / counts.sum(1).clamp_min(1)
-        return {"right": dict(zip(known.classes, right.tolist(), strict=True))}, {"confusion": counts.double()}
+        both = torch.from_numpy(y) * size + found.argmax(1)
+        counts = torch.bincount(both, minlength=size * size).view(size, size)  # rows: true; columns: told
+        pairs = zip(counts.diagonal().tolist(), counts.sum(1).tolist(), strict=True)
+        right = [hits / rows if rows else None for hits, rows in pairs]  # none of a class of which there are no rows
+        return {"right": dict(zip(known.classes, right, strict=True))}, {"confusion": counts.double()}
     each = (found - torch.from_numpy(y)).square().mean(0).sqrt().tolist()
     curves = {}
     for place in range(len(known.targets)):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from lissome.recipes.course import USUAL
-from lissome.recipes.settings import NetworkSettings, Strict, TrainingSettings
+from lissome.recipes.course import double
+from lissome.recipes.settings import OPTIMIZER, NetworkSettings, Strict, TrainingSettings
 
-NETWORKS = ("kan", "slim-kan", "mlp")
-TASKS = ("auto", "regression", "classification")
+Network = Literal["kan", "slim-kan", "mlp"]
+Task = Literal["auto", "regression", "classification"]
+NETWORKS, TASKS = get_args(Network), get_args(Task)
 FIRST = "adam"  # moves the numbers where nothing else is said: a table has many rows
 USUAL_SIZES = {"kan": (16, 1), "slim-kan": (64, 1), "mlp": (64, 2)}  # width, depth
 QUICK = {"training.steps": 100, "training.evaluate": 20, "training.checkpoint": 50, "training.compile": False}
@@ -19,7 +20,7 @@ QUICK = {"training.steps": 100, "training.evaluate": 20, "training.checkpoint": 
 class TableNetworkSettings(NetworkSettings):
     """The network of a table: a KAN, and as wide and deep as is usual for its kind."""
 
-    kind: Literal["mlp", "kan", "slim-kan"] = "kan"
+    kind: Network = "kan"
 
     @model_validator(mode="before")
     @classmethod
@@ -39,9 +40,7 @@ class TableSettings(Strict):
     target: str | None = Field(
         default=None, description="column to be told from the others, or several with commas; null is the last one"
     )
-    task: Literal["auto", "regression", "classification"] = Field(
-        default="auto", description="auto: a target of text or of few whole numbers is classified"
-    )
+    task: Task = Field(default="auto", description="auto: a target of text or of few whole numbers is classified")
     leave: list[str] = Field(default=[], description="columns that are not read, such as an index")
     rows: int | None = Field(default=None, ge=3, description="so many rows at most, drawn by the seed; null is all")
     test: float = Field(default=0.2, ge=0, lt=1, description="part of the rows that is held out")
@@ -62,30 +61,17 @@ class TableSettings(Strict):
         """Take adam where no optimizer is named, and float64 where one is that needs it, unless told otherwise."""
         if not isinstance(data, dict):
             return data
-        training = data.get("training")
+        training = data.get("training", {})
         if isinstance(training, dict) and training.get("optimizer") is None:
-            data = data | {"training": training | {"optimizer": FIRST}}
+            training = training | {"optimizer": FIRST}
+            data = data | {"training": training}
         if data.get("dtype") is not None:
             return data
         kept = {key: value for key, value in data.items() if key != "dtype"}
-        return kept | ({"dtype": "float64"} if double(data.get("training")) else {})
+        return kept | ({"dtype": "float64"} if isinstance(training, dict) and double(training, OPTIMIZER) else {})
 
     @model_validator(mode="after")
     def _batched(self) -> TableSettings:
         if isinstance(self.batch, int) and self.batch < 1:
             raise ValueError(f"batch is {self.batch}; legal are 1 and more rows, and auto")
         return self
-
-
-def double(training: Any) -> bool:
-    """Say whether one of the optimizers of a training needs float64.
-
-    >>> double({"optimizer": "adam:100+gauss-newton"}), double({"optimizer": "adam"})
-    (True, False)
-    """
-    if not isinstance(training, dict):
-        return False
-    phases = [training, *(each for each in training.get("then") or [] if isinstance(each, dict))]
-    texts = [str(each.get("optimizer") or "") for each in phases]
-    names = {part.partition(":")[0].strip() for text in texts for part in text.split("+")}
-    return any(USUAL[name].double for name in names & set(USUAL))

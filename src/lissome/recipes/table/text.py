@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from lissome._files import reason
 from lissome.recipes.table.frame import Frame, column_of
 
 SUFFIXES = {".csv": ",", ".tsv": "\t"}
+BETWEEN = re.compile(r"[\s,;]+")
 QUOTED = re.compile('"[^"]*"')
+DECIMAL = re.compile(r"(?<=\d),(?=\d)")
 
 
 def read_text_table(path: Path) -> Frame:
@@ -23,7 +26,8 @@ def read_text_table(path: Path) -> Frame:
     Blank lines are passed over; rows are counted from 1 below the header.
 
     Raises:
-        UsageError: the file cannot be read, is no table of text, has no header, no rows, or rows of unequal length.
+        UsageError: the file cannot be read, is no table of text, has no header, no rows, rows of unequal length,
+            decimal commas, or something else between its columns.
     """
     text = _text(path)
     if not text.strip():
@@ -34,6 +38,7 @@ def read_text_table(path: Path) -> Frame:
     values, texts = _plain(text, delimiter, len(columns)), dict[str, list[str]]()
     if values is None:
         cells = list(rows)
+        _check_parted(path, columns, cells)
         for row, each in enumerate(cells, start=1):
             if len(each) != len(columns):
                 some = "cell" if len(each) == 1 else "cells"
@@ -43,6 +48,7 @@ def read_text_table(path: Path) -> Frame:
             own = [row[place] for row in cells]
             found = column_of(own)
             if found is None:
+                _check_points(path, column, own)
                 texts[column] = own
             else:
                 values[:, place] = found
@@ -57,7 +63,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise UsageError(f"data file '{path}' cannot be read: {reason(error)}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"'{path}' is no table of text: byte {error.start} is not UTF-8") from error
+        raise UsageError(f"'{path}' is no table of text: byte {error.start} is not UTF-8; save it as UTF-8") from error
     if "\0" in text:
         raise UsageError(f"'{path}' is no table of text: it holds zero bytes")
     return text
@@ -66,10 +72,10 @@ def _text(path: Path) -> str:
 def _delimiter(path: Path, text: str) -> str:
     usual = SUFFIXES[path.suffix.lower()]
     first = QUOTED.sub("", text.lstrip().split("\n", 1)[0])
-    return ";" if usual == "," and "," not in first and ";" in first else usual
+    return ";" if usual == "," and "," not in DECIMAL.sub("", first) and ";" in first else usual
 
 
-def _records(path: Path, text: io.StringIO, delimiter: str):
+def _records(path: Path, text: io.StringIO, delimiter: str) -> Iterator[list[str]]:
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     try:
         for row in reader:
@@ -96,8 +102,31 @@ def _header(path: Path, names: list[str]) -> list[str]:
     return names
 
 
+def _check_parted(path: Path, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Refuse a header of one name whose first row falls into as many parts as the name, more than one."""
+    header, first = (BETWEEN.split(each[0]) if each else [] for each in (columns, cells[0] if cells else []))
+    if len(columns) == 1 and len(header) == len(first) > 1:
+        raise UsageError(
+            f"'{path}' has one column, '{columns[0][:40]}'; legal between columns are commas or semicolons in .csv and "
+            "tabs in .tsv"
+        )
+
+
+def _check_points(path: Path, column: str, cells: Sequence[str]) -> None:
+    """Refuse a column that is of numbers if its commas are decimal points."""
+    if column_of([cell.replace(",", ".") for cell in cells]) is not None:
+        row, cell = next((row, cell) for row, cell in enumerate(cells, start=1) if "," in cell)
+        raise UsageError(
+            f"'{path}', row {row}, column '{column}' says '{cell}': write numbers with a decimal point, "
+            f"{cell.replace(',', '.')}"
+        )
+
+
 def _plain(text: str, delimiter: str, columns: int) -> np.ndarray | None:
-    """Return the rows (N, c) of a file of numbers alone, ten times faster than cell by cell; None if it is none."""
+    """Return the rows (N, c) of a file of numbers alone; None if it is none.
+
+    Cell by cell 100,000 rows of 10 took 4 to 5 times as long.
+    """
     lines = text.lstrip().splitlines()[1:]
     if '"' in text or not any(line.strip() for line in lines):
         return None
