@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lissome._errors import UsageError
-from lissome.adapt import component_rates, lora, lotra, svd, tucker
+from lissome.adapt import Adapted, component_rates, lora, lotra, svd, tucker
 from lissome.adapt.rates import RHO, nudged
 from lissome.adapt.tucker import Tucker
 from lissome.models.kan import KANLayer
@@ -168,6 +168,22 @@ def test_other_forms_can_be_measured():
             {"rule": "measured", "probe": torch.ones(3, 9, 8), "gradients": {"core": torch.ones(4, 4)}},
             r"the gradient of 'core' has shape \(4, 4\); legal is \(4, 4, 4\)",
         ),
+        (
+            {"rule": "measured", "probe": torch.full((3, 9, 8), math.nan)},
+            "probe holds numbers that are not finite; legal are finite ones",
+        ),
+        (
+            {"rule": "measured", "probe": torch.ones(3, 9, 8), "weight": torch.full((8, 9, 8), math.inf)},
+            "weight holds numbers that are not finite",
+        ),
+        (
+            {
+                "rule": "measured",
+                "probe": torch.ones(3, 9, 8),
+                "gradients": {"core": torch.full((4, 4, 4), math.nan)},
+            },
+            "the gradient of 'core' holds numbers that are not finite",
+        ),
         ({"rule": "measured", "probe": torch.zeros(3, 9, 8)}, "a step of 'core' changes no output of the probe"),
     ],
 )
@@ -187,3 +203,31 @@ def test_closed_rates_are_refused_away_from_the_starts():
         component_rates(form, 0.01, "closed")
     with pytest.raises(UsageError, match="unknown start 'cores'; legal are: outputs, core"):
         lotra(torch.eye(3), 1, generator=seeded(), start="cores")
+
+
+def test_what_is_nudged_is_finite():
+    form, probe, weight = layer(8, 4)
+    with pytest.raises(UsageError, match="probe holds numbers that are not finite"):
+        nudged(form, probe * math.nan, weight)
+    with pytest.raises(UsageError, match="weight holds numbers that are not finite"):
+        nudged(form, probe, weight * math.nan)
+    with torch.no_grad():
+        form.factor1[0, 0] = math.nan
+    with pytest.raises(UsageError, match="'factor1' of the form holds numbers that are not finite"):
+        nudged(form, probe, weight)
+
+
+@pytest.mark.parametrize("rule", ["equal", "closed", "measured"])
+def test_what_is_no_form_is_told(rule):
+    linear = torch.nn.Linear(4, 4)
+    adapted = Adapted(linear, {"weight": lora(linear.weight, 2, generator=seeded())})
+    with pytest.raises(UsageError, match="form is of type Adapted; legal is a Tucker form"):
+        component_rates(adapted, 0.01, rule)
+
+
+def test_under_the_floor_a_step_of_the_inputs_alone_moves_more_than_base():
+    form, probe, weight = layer(64)
+    free, held = (
+        component_rates(form, 0.02, "measured", probe=probe, weight=weight, floor=floor) for floor in (False, True)
+    )
+    assert [name for name in PARTS if held[name] > free[name]] == ["factor2"]

@@ -186,6 +186,12 @@ def test_sgd_is_stable_in_the_mean_square_just_below_its_step_and_not_well_above
     assert float(above[-1]) > 1e3 * float(above[0])
 
 
+def test_a_larger_eigenvalue_than_its_own_may_be_given_for_the_step_of_sgd():
+    K = torch.diag(torch.tensor([1.0, 3.0]).double())
+    part = Tangent(torch.ones(1).double(), torch.eye(1).double(), K.diagonal())
+    assert part.stochastic_step(4, 3.0) == of(K).stochastic_step(4) < part.stochastic_step(4)
+
+
 def test_with_all_rows_again_and_again_its_step_nears_that_of_the_full_gradient():
     _, _, K, _ = linear()
     found = of(K)
@@ -273,6 +279,10 @@ def test_what_does_not_fit_is_a_sentence():
     r, x, _, _ = linear()
     for call, words in (
         (lambda: found.predict(torch.ones(3), 1.0, 1), r"residual has shape \(3,\); legal is \(2,\), one for each row"),
+        (lambda: found.predict(r0 * math.nan, 1.0, 1), "residual holds numbers that are not finite; legal are finite"),
+        (lambda: found.steps_to(r0 * math.nan, 1.0, 0.1), "residual holds numbers that are not finite"),
+        (lambda: found.bound(r0 / 0, 1.0, 1), "residual holds numbers that are not finite"),
+        (lambda: tangent(lambda x: x[:0], x), "r has 0 rows; legal is at least one"),
         (lambda: found.predict(r0, 0.0, 1), "step is 0.0; legal is a number above 0"),
         (lambda: found.bound(r0, math.nan, 1), "step is nan; legal is a number above 0"),
         (lambda: found.predict(r0, 1.0, -1), "steps is -1; legal is a whole number of at least 0"),

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lissome._errors import UsageError
-from lissome.models.bases import BASES, Chebyshev, Fourier, GaussianRBF, basis
+from lissome.models import ReLU3
+from lissome.models.bases import BASES, ENDLESS, Chebyshev, Fourier, GaussianRBF, Smooth, basis
 
 every_basis = pytest.mark.parametrize("name", list(BASES))
 
@@ -55,3 +56,15 @@ def test_mean_squares_are_integrals(name):
 def test_an_empty_basis_is_told(call):
     with pytest.raises(UsageError, match="a basis of 0 functions; legal are 1 and more"):
         call()
+
+
+@every_basis
+def test_an_order_below_0_is_told(name):
+    with pytest.raises(UsageError, match="order is -1; legal are 0 and more"):
+        basis(name, 2, order=-1)
+
+
+def test_what_has_few_derivatives_says_how_many_and_nothing_else_does():
+    assert isinstance(ReLU3(), Smooth)
+    assert [each.smooth for each in (ReLU3(), basis("bspline", 1, order=4), basis("rbf", 1))] == [2, 3, ENDLESS]
+    assert not isinstance(torch.nn.Tanh(), Smooth)

@@ -3,7 +3,7 @@ import torch
 
 from lissome._errors import UsageError
 from lissome.calculus import derivatives
-from lissome.models import KAN
+from lissome.models import KAN, MLP, TwoLayerKAN
 from lissome.pde import Problem, families, load_family
 from lissome.recipes.archive import build
 from lissome.recipes.settings import NetworkSettings
@@ -44,3 +44,38 @@ def test_points_of_every_family_lie_on_the_grid_and_fill_it(family, constraint):
 def test_an_extent_that_is_none_is_refused(extent):
     with pytest.raises(UsageError, match="extent"):
         KAN(2, extent=extent)
+
+
+@pytest.mark.parametrize("kind", [KAN, MLP, TwoLayerKAN])
+def test_points_of_another_number_of_coordinates_are_refused_and_never_broadcast(kind):
+    network, said = kind(2, width=3).double(), r"^points have shape \({}\); legal is \(N, 2\)$"
+    short = torch.zeros(3, 1, dtype=torch.float64)
+    ways = {
+        "3, 1": [
+            network,
+            torch.compile(network, backend="eager"),
+            lambda z: derivatives(network, z, (0,), ((1.0,),), mode="one-pass"),
+            lambda z: derivatives(network, z, (0,), ((1.0,),), mode="nested"),
+        ],
+        "1, 1": [torch.vmap(lambda point: network(point[None]))],
+    }
+    for shape, calls in ways.items():
+        for call in calls:
+            with pytest.raises(UsageError, match=said.format(shape)):
+                call(short)
+
+
+@pytest.mark.parametrize("kind", [KAN, MLP, TwoLayerKAN])
+def test_points_that_fit_go_through_the_compiler_and_vmap(kind):
+    network = kind(2, width=3, generator=torch.Generator().manual_seed(0)).double()
+    z = torch.rand(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(network, backend="eager", fullgraph=True)(z), network(z))
+    torch.testing.assert_close(torch.vmap(lambda point: network(point[None])[0])(z), network(z))
+
+
+@pytest.mark.parametrize("offset", [(0.0, float("nan")), (float("inf"), 0.0)])
+@pytest.mark.parametrize("kind", [KAN, MLP, TwoLayerKAN])
+def test_an_offset_that_is_not_finite_is_refused(kind, offset):
+    with pytest.raises(UsageError, match="^offset holds (nan|inf); legal are finite numbers$"):
+        kind(2, offset=offset)

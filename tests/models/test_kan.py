@@ -1,5 +1,6 @@
 """KAN layers against their definition, their start, their derivatives in one pass, and grids that move."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -248,3 +249,34 @@ def test_a_slim_network_has_derivatives_in_one_pass_and_few_numbers():
 def test_what_a_slim_network_cannot_be_is_told(call, says):
     with pytest.raises(UsageError, match=says):
         call()
+
+
+# sizes that are no whole numbers
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: KAN(2, width=2.5), "width is 2.5; legal is a whole number of at least 1"),
+        (lambda: KAN(2, width="8"), "width is '8'; legal is a whole number of at least 1"),
+        (lambda: KAN(2, width=(3, 2.5)), "width is 2.5; legal is a whole number of at least 1"),
+        (lambda: KAN(2, width=True), "width is True; legal is a whole number of at least 1"),
+        (lambda: KAN(2, depth=1.5), "depth is 1.5; legal is a whole number of at least 1"),
+        (lambda: KAN(2, intervals=2.5), "intervals is 2.5; legal is a whole number of at least 1"),
+        (lambda: KAN(2, order=2.5), "order is 2.5; legal is a whole number of at least 0"),
+        (lambda: KANLayer(2.5, 1), "inputs is 2.5; legal is a whole number of at least 1"),
+        (lambda: SlimKANLayer(2, "1", 2), "outputs is '1'; legal is a whole number of at least 1"),
+        (lambda: SlimKANLayer(2, 1, 2.5), "ranks are 2.5; legal are one number, or three .* each whole"),
+        (lambda: KAN(2, ranks=(1, 2, 2.5)), r"ranks are \(1, 2, 2.5\); legal are one number, or three"),
+        (lambda: KAN(2, ranks="222"), "ranks are '222'; legal are one number, or three"),
+    ],
+)
+def test_what_is_no_whole_number_is_told(call, says):
+    with pytest.raises(UsageError, match=says):
+        call()
+
+
+def test_whole_numbers_of_numpy_are_sizes():
+    whole = np.array([4, 5])
+    assert [layer.outputs for layer in KAN(2, width=whole).layers] == [4, 5, 1]
+    assert KAN(2, width=whole[0], ranks=whole[0], depth=1).layers[0].ranks == [4, 4, 2]

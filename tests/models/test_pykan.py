@@ -87,3 +87,31 @@ def test_another_state_is_told():
     del lacking["act_fun.1.mask"]
     with pytest.raises(UsageError, match="the state lacks act_fun.1.mask"):
         from_pykan(lacking)
+
+
+GRID = state()["act_fun.0.grid"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"act_fun.0.coef": torch.zeros(3, 7)}, r"act_fun.0.coef has shape \(3, 7\) .*; legal are real numbers \(in"),
+        ({"act_fun.1.coef": torch.zeros(4, 2, 7).long()}, "act_fun.1.coef has .* dtype torch.int64; legal are real"),
+        ({"act_fun.0.mask": torch.ones(4, 3)}, r"act_fun.0.mask has shape \(4, 3\); legal is \(3, 4\)"),
+        ({"act_fun.1.scale_sp": torch.ones(1)}, r"act_fun.1.scale_sp has shape \(1,\); legal is \(4, 2\)"),
+        ({"act_fun.0.mask": np.ones((3, 4))}, "act_fun.0.mask is of type ndarray; legal is a tensor"),
+        ({"node_scale_0": np.ones(4)}, "node_scale_0 is of type ndarray; legal is a tensor"),
+        ({"act_fun.0.grid": GRID[:1]}, r"act_fun.0.grid has shape \(1, 11\); legal is \(3, 8 to 14\), G \+ 2 p"),
+        ({"act_fun.0.grid": GRID[0]}, r"act_fun.0.grid has shape \(11,\); legal is \(3, 8 to 14\)"),
+        ({"act_fun.0.grid": GRID[:, :7]}, r"act_fun.0.grid has shape \(3, 7\); legal is \(3, 8 to 14\)"),
+        ({"act_fun.0.grid": GRID[:, :-1]}, "layer 0 has 5 of order 2, layer 1 has 4 of order 3; legal is one number"),
+    ],
+)
+def test_parts_that_do_not_fit_are_told_by_name(change, says):
+    with pytest.raises(UsageError, match=says):
+        from_pykan(state() | change)
+
+
+def test_a_model_in_place_of_its_state_is_told():
+    with pytest.raises(UsageError, match="state is of type Linear; legal is model.state_dict\\(\\)"):
+        from_pykan(torch.nn.Linear(2, 2))

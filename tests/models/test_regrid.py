@@ -113,3 +113,20 @@ def test_data_that_are_no_numbers_change_nothing(bad):
     with pytest.raises(UsageError, match="^data hold numbers that are not finite; leave those rows out$"):
         update_grid(net, data)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_data_of_another_dtype_are_cast_to_the_networks():
+    nets = [KAN(2, width=3, generator=seeded()) for _ in range(2)]
+    changes = [update_grid(net, data) for net, data in zip(nets, (points(9), points(9).float()), strict=True)]
+    assert changes[0] == changes[1]
+    for name, value in nets[0].state_dict().items():
+        assert torch.equal(value, nets[1].state_dict()[name])
+    with pytest.raises(UsageError, match="data hold numbers that are not finite"):
+        update_grid(nets[0], points(9) * 1e300)  # beyond float32
+
+
+def test_what_has_no_grids_and_parts_of_an_interval_are_told():
+    with pytest.raises(UsageError, match="model is of type Linear; legal are a KAN and a KANLayer"):
+        update_grid(torch.nn.Linear(2, 2), points(9))
+    with pytest.raises(UsageError, match="intervals is 2.5; legal is a whole number of at least 1"):
+        update_grid(KAN(2), points(9), 2.5)

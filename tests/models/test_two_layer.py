@@ -122,8 +122,11 @@ def test_the_start_keeps_the_variance_times_the_asked_size(name):
     )
     assert torch.equal(torch.get_rng_state(), before)
     torch.testing.assert_close(0.2 * net.inner.weight, small.inner.weight, rtol=1e-5, atol=1e-7)
-    u = net.inner(points(100, 20))
-    assert u.std().item() == pytest.approx(1.0, rel=0.1)
+    u = net.inner(points(100, 20))  # (100, m)
+    assert u.var().item() == pytest.approx(1.0, rel=0.1)
+    phi = basis(name, 1)(points(400, 1))[:, :, 0]  # (400, K)
+    psi = phi @ net.outer.weight.detach()[0]  # (400, m)
+    assert psi.var().item() == pytest.approx(1.0, rel=0.1)
     assert abs(net.outer.weight.mean().item()) < 0.05 * net.outer.weight.std().item()
 
 
@@ -136,6 +139,9 @@ def test_the_start_keeps_the_variance_times_the_asked_size(name):
         ({"inner": math.nan}, "inner is nan; legal is a number above 0"),
         ({"offset": (1.0,)}, r"offset has 1 numbers; the network has 2 inputs"),
         ({"name": "rfb"}, "unknown basis 'rfb'"),
+        ({"width": 2.5}, "width is 2.5; legal is a whole number of at least 1"),
+        ({"width": "8"}, "width is '8'; legal is a whole number of at least 1"),
+        ({"intervals": 2.5}, "intervals is 2.5; legal is a whole number of at least 1"),
     ],
 )
 def test_what_it_cannot_be_is_refused(given, said):

@@ -3,17 +3,19 @@
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
-from lissome._errors import Interrupted, UsageError
+from lissome._errors import Interrupted, RunError, UsageError
+from lissome.calculus import Tangent
 from lissome.pde import Problem, load_family
 from lissome.recipes import diagnose, show
 from lissome.recipes.archive import build
 from lissome.recipes.diagnosis_advice import advise, smoothness
-from lissome.recipes.diagnosis_kernel import descent, elsewhere, kernel, moved, parts_of, still, system
+from lissome.recipes.diagnosis_kernel import descent, elsewhere, kernel, moved, paces, parts_of, still, system
 from lissome.recipes.diagnosis_settings import DiagnoseSettings, subject
 from lissome.recipes.diagnosis_subject import networks, subject_of
 from lissome.recipes.settings import NetworkSettings, load
@@ -101,12 +103,75 @@ def test_above_the_limit_ends_and_forecast_come_from_products_alone():
     assert torch.equal(ends[0].measured, ends[1].measured)
 
 
-def test_the_drift_of_a_kernel_with_itself_is_nothing():
+def test_the_drift_by_random_vectors_is_that_of_two_different_kernels():
     problem, model, batch = made()
     found = system(problem, model, batch)
-    for limit in (2000, 5):
-        at = kernel(found, found.start, generator=seeded(), limit=limit, products=20)
-        assert moved(at, at, seeded()) == 0.0
+    end = {name: value + 0.1 * torch.randn(value.shape, generator=seeded(4)) for name, value in found.start.items()}
+    whole, part = (
+        [kernel(found, at, generator=seeded(), limit=limit, products=20) for at in (found.start, end)]
+        for limit in (2000, 5)
+    )
+    J = [jacobian(*flat(found.function, at)) for at in (found.start, end)]
+    before, after = (each @ each.T for each in J)
+    truth = float((after - before).norm() / before.norm())
+    assert truth > 0.05
+    assert moved(*whole, seeded()) == pytest.approx(truth, rel=1e-8)
+    estimates = torch.tensor([moved(*part, seeded(seed)) for seed in range(20)])
+    assert float(estimates.median()) == pytest.approx(truth, rel=0.1)
+    assert float((estimates / truth - 1).abs().max()) < 0.6
+    assert moved(part[0], part[0], seeded()) == 0.0
+
+
+def diagonal_system(d, r0):
+    """A residual d x + r_0, whose kernel is diag(d^2)."""
+    return SimpleNamespace(
+        rows=len(d), function=lambda theta: d * theta["x"] + r0, diagonal=lambda theta: d.square()
+    ), {"x": torch.zeros_like(d)}
+
+
+def test_what_the_space_of_the_residual_misses_still_bounds_the_steps():
+    d = torch.linspace(1, 3, 40).double()
+    r0 = torch.zeros(40).double()
+    r0[:3] = 1.0  # the large eigenvalues have no part of it
+    at = kernel(*diagonal_system(d, r0), limit=5, products=40, generator=seeded())
+    assert at.tangent.largest < 2
+    assert at.largest == pytest.approx(9.0)
+    assert at.step == pytest.approx(2 / 9)
+    whole = Tangent.of(torch.diag(d.square()))
+    assert at.stochastic_step(4) == pytest.approx(whole.stochastic_step(4), rel=1e-6)
+    assert at.stochastic_step(4) < at.tangent.stochastic_step(4)
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_a_bound_is_of_the_space_that_gave_the_value(end):
+    d, r0 = torch.linspace(1, 3, 40).double(), torch.zeros(40).double()
+    r0[end] = 1.0  # an eigenvector: its space gives the end exactly, eight products from elsewhere do not
+    at = kernel(*diagonal_system(d, r0), limit=5, products=8, generator=seeded())
+    values, bounds = (at.smallest, at.largest), (at.smallest_bound, at.largest_bound)
+    assert values[end] == pytest.approx(float(d[end] ** 2))
+    assert bounds[end] == 0.0
+    assert bounds[1 + end] > 0.0
+    assert float((d.square() - values[1 + end]).abs().min()) <= bounds[1 + end]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 300])
+def test_paces_are_the_sums_of_their_steps(steps):
+    step = 0.3
+    ways = [0.0, 1e-320, 1e-200, 1e-17, 1e-9, 0.3, 1 - 1e-9, 1.0, 1.3, 1.999, 2.0]
+    x = torch.tensor(ways, dtype=torch.float64)
+    truth = [math.fsum(step * (1 - each) ** k for k in range(steps)) for each in ways]
+    truth = torch.tensor(truth, dtype=torch.float64)
+    torch.testing.assert_close(paces(x / step, step, steps), truth, rtol=1e-12, atol=1e-13)
+    assert float(paces(torch.tensor([-1e-9]).double(), step, steps)) == pytest.approx(step * steps)
+
+
+@pytest.mark.parametrize("rate", [0.6, 1.0])
+def test_the_forecast_at_its_own_points_is_the_same_by_either_way(rate):
+    problem, model, batch = made()
+    found = system(problem, model, batch)
+    at = kernel(found, found.start, generator=seeded(), **HOW)
+    here, there = elsewhere(found, at, found, rate * at.step, 100)
+    assert there == pytest.approx(here, rel=1e-6)
 
 
 def test_balanced_weights_are_those_of_training_and_make_both_sides_move_at_one_pace():
@@ -248,6 +313,31 @@ def test_a_step_that_is_too_large_is_seen_to_diverge(unpaged, tmp_path):
     assert found["course"]["diverged"]
     assert found["elsewhere"] is None
     assert "diverged within 60 steps" in next(a["says"] for a in found["advice"] if a["topic"] == "prediction")
+
+
+@pytest.mark.parametrize("limit", [2000, 10])
+def test_a_network_that_no_step_moves_is_a_sentence(unpaged, tmp_path, monkeypatch, limit):
+    def zeroed(asked):
+        found = subject_of(asked)
+        with torch.no_grad():
+            for parameter in found.model.parameters():
+                parameter.zero_()
+        return found
+
+    monkeypatch.setattr("lissome.recipes.diagnosis.subject_of", zeroed)
+    # tanh and silu are 0 at 0, so every slope is
+    odd = {"network.kind": "kan", "network.basis": "chebyshev", "network.intervals": 1, "network.order": 0}
+    with pytest.raises(RunError, match="^nothing moves at this start: no step of the network's .* numbers changes"):
+        diagnose(settings(solve=SMALL | odd, limit=limit), tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize(("value", "says"), [(0.0, "is 0 at all points: there is"), (math.nan, "is not finite at the")])
+@pytest.mark.parametrize("limit", [2000, 10])
+def test_a_start_of_which_nothing_can_be_told_is_a_sentence(unpaged, tmp_path, monkeypatch, limit, value, says):
+    residual = Problem.residual
+    monkeypatch.setattr(Problem, "residual", lambda self, net, batch: value * residual(self, net, batch))
+    with pytest.raises(RunError, match=f"^the residual {says}"):
+        diagnose(settings(limit=limit), tmp_path / "out", progress=False)
 
 
 def test_nothing_or_two_things_to_diagnose_are_a_sentence(tmp_path):

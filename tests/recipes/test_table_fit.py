@@ -13,12 +13,14 @@ from lissome._types import Objective, Residual, Rowwise
 from lissome.optim import checkpoint
 from lissome.recipes import fit_table, predict, show
 from lissome.recipes.settings import TrainingSettings
+from lissome.recipes.settings import load as read
 from lissome.recipes.table.frame import Frame
 from lissome.recipes.table.objective import Classification, Regression, Rows
 from lissome.recipes.table.predict import load_model
 from lissome.recipes.table.reading import read_table
 from lissome.recipes.table.roles import roles
 from lissome.recipes.table.scale import scale_from, scale_of
+from lissome.recipes.table.settings import TableSettings
 from lissome.recipes.table.split import split
 from lissome.recipes.table.training import paced
 from lissome.recipes.training import ADAM_RATE
@@ -350,3 +352,24 @@ def test_handwritten_digits_are_told_apart(tmp_path):
     row = fitted("digits", tmp_path / "run", training__steps=500, network__width=16)
     assert row["accuracy"] > 0.9
     assert (row["inputs"], row["classes"]) == (64, 10)
+
+
+def test_with_one_input_and_nothing_held_out_the_run_is_whole(tmp_path):
+    X = np.linspace(-1, 1, 30)[:, None]
+    np.savez(tmp_path / "line.npz", X=X, y=X[:, 0] ** 2)
+    asked = {"data": str(tmp_path / "line.npz"), "test": 0, "network.width": 3, "training.steps": 3}
+    fit_table(read(TableSettings, given=asked), tmp_path / "run", progress=False)
+    page = (tmp_path / "run" / "index.html").read_text()
+    assert "The fitted curve" in page
+    assert "The learned functions, from the inputs below to the output above" in page
+
+
+def test_learned_functions_are_drawn_over_the_columns_own_range(tmp_path):
+    X = np.random.default_rng(0).uniform(100, 300, (60, 2))
+    np.savez(tmp_path / "far.npz", X=X, y=X[:, 0])
+    asked = {"data": str(tmp_path / "far.npz"), "network.width": 3, "training.steps": 3}
+    fit_table(read(TableSettings, given=asked), tmp_path / "run", progress=False)
+    curves = read_curves(tmp_path / "run" / "curves.safetensors")
+    assert float(curves["edges/0/x"].min()) >= 100 - 1e-3
+    assert float(curves["edges/0/x"].max()) <= 300 + 1e-3
+    assert float(curves["edges/0/ends"].min()) < 110

@@ -45,8 +45,9 @@ def component_rates(
 
     `equal` is base for each. `closed` is base times the table above, for a form at one of its starts. `measured` is
     base over the root mean square of what a step along sign(gradient) changes, as a part of the frozen output's:
-    one step of any part then changes the output by the part `base` of it. No part keeps the rate base by itself, since
-    the base rate would then move with the width again. A form that does nothing yet is measured at `nudged`.
+    one step of any part then changes the output by the part `base` of it, but for the inputs, where `floor` holds them.
+    No part keeps the rate base by itself, since the base rate would then move with the width again. A form that does
+    nothing yet is measured at `nudged`.
 
     Args:
         form: at its start.
@@ -58,14 +59,18 @@ def component_rates(
         floor: keep the rate of the inputs at base / sqrt(n_in) at least; seen better in 6 of 7 tests.
 
     Raises:
-        UsageError: an unknown rule; a base that is not above 0; tensors of other shapes; `closed` away from the starts;
-            `measured` without a probe, or where a part changes nothing.
+        UsageError: no Tucker form; an unknown rule; a base that is not above 0; tensors of other shapes, or not finite;
+            `closed` away from the starts; `measured` without a probe, or where a part changes nothing.
 
     >>> form = Tucker([torch.zeros(16, 2), torch.eye(9)[:, :2], torch.eye(4)[:, :2]], torch.ones(2, 2, 2),
     ...     train=["core", "factor0", "factor1", "factor2"])
     >>> component_rates(form, 0.01, "closed", floor=False)
     {'core': 0.01, 'factor0': 0.01, 'factor1': 0.01, 'factor2': 0.0025}
     """
+    if not isinstance(form, Tucker):
+        raise UsageError(
+            f"form is of type {type(form).__name__}; legal is a Tucker form, as lotra, svd or lora make it"
+        )
     if rule not in RATES:
         raise unknown("rule for rates", rule, RATES)
     if not 0 < base < float("inf"):
@@ -92,8 +97,14 @@ def nudged(form: Tucker, probe: Tensor, weight: Tensor | None = None, *, rho: fl
         probe: (N, d2, ..., dn).
         weight: the frozen weight; None takes its output to be of root mean square 1.
         rho: above 0.
+
+    Raises:
+        UsageError: tensors of other shapes, or not finite.
     """
+    probe = _fitting(form, probe)
     parts = {name: getattr(form, name).detach().clone() for name in form.trained}
+    for name, part in parts.items():
+        _check_finite(f"'{name}' of the form", part)
     still = [name for name, part in parts.items() if not bool(part.any())]
     generator = torch.Generator().manual_seed(0)  # its size alone matters, so one draw does
     for name in still:
@@ -130,6 +141,7 @@ def _measured(form: Tucker, probe: Tensor, gradients: Mapping[str, Tensor], weig
             raise unknown("part", name, form.trained)
         if gradient.shape != (legal := getattr(form, name).shape):
             raise UsageError(f"the gradient of '{name}' has shape {tuple(gradient.shape)}; legal is {tuple(legal)}")
+        _check_finite(f"the gradient of '{name}'", gradient)
     parts = nudged(form, probe, weight)
     size, rates = _frozen(form, probe, weight), {}
     aim = here = _output(form, parts, probe)
@@ -166,6 +178,7 @@ def _frozen(form: Tucker, probe: Tensor, weight: Tensor | None) -> float:
         return 1.0
     if tuple(weight.shape) != form.shape:
         raise UsageError(f"weight has shape {tuple(weight.shape)}; legal is {form.shape}, the form's")
+    _check_finite("weight", weight)
     return float(_rms(probe.flatten(1) @ weight.detach().to(probe).flatten(1).mT)) or 1.0
 
 
@@ -175,7 +188,14 @@ def _fitting(form: Tucker, probe: Tensor | None) -> Tensor:
         raise UsageError(f"rule 'measured' needs a probe {legal}, inputs of the layer; or take equal or closed")
     if probe.shape[1:] != form.shape[1:] or not len(probe):
         raise UsageError(f"probe has shape {tuple(probe.shape)}; legal is {legal}")
-    return probe.detach().to(form.gates)
+    probe = probe.detach().to(form.gates)
+    _check_finite("probe", probe)
+    return probe
+
+
+def _check_finite(what: str, given: Tensor) -> None:
+    if not bool(given.isfinite().all()):
+        raise UsageError(f"{what} holds numbers that are not finite; legal are finite ones")
 
 
 def _rms(x: Tensor) -> Tensor:

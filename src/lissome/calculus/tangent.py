@@ -15,6 +15,7 @@ the counts of the rows. As E D = I and E D K D = (1 - 1 / b) K + (n / b) diag(K)
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -71,8 +72,12 @@ class Tangent:
         """2 / largest, below which gradient descent on 1/2 |r|^2 is stable."""
         return 2 / self.largest if self.largest > 0 else math.inf
 
-    def stochastic_step(self, batch: int) -> float:
+    def stochastic_step(self, batch: int, largest: float | None = None) -> float:
         """Return eta*, up to which SGD is stable in the mean square: rows with replacement, gradient scaled by n / b.
+
+        Args:
+            batch: b, rows of a step.
+            largest: eigenvalue of K, where a Krylov space holds a smaller one; None is `self.largest`.
 
         Raises:
             UsageError: a batch below 1.
@@ -80,7 +85,8 @@ class Tangent:
         if batch < 1:
             raise UsageError(f"batch is {batch}; legal is a whole number of at least 1")
         n = len(self.diagonal)
-        most = (1 - 1 / batch) * self.largest + n / batch * float(self.diagonal.max())
+        top = self.largest if largest is None else largest
+        most = (1 - 1 / batch) * top + n / batch * float(self.diagonal.max())
         return 2 / most if most > 0 else math.inf
 
     def predict(self, residual: Tensor, step: float, steps: int) -> Tensor:
@@ -92,7 +98,7 @@ class Tangent:
             steps: how many.
 
         Raises:
-            UsageError: a residual of another length, a step that is not above 0, steps below 0.
+            UsageError: a residual of another length or not finite, a step that is not above 0, steps below 0.
         """
         course = self._course(residual, step, steps)
         times = torch.arange(1, steps + 1, dtype=torch.float64)
@@ -135,6 +141,8 @@ class Tangent:
         if steps < 0:
             raise UsageError(f"steps is {steps}; legal is a whole number of at least 0")
         r = residual.detach().to("cpu", torch.float64)
+        if not bool(r.isfinite().all()):
+            raise UsageError("residual holds numbers that are not finite; legal are finite ones")
         shares = (self.vectors.mT @ r).abs()  # (n,)
         # K has no eigenvalue below 0: what is found there is rounding, and would grow
         factors = (1 - step * self.eigenvalues.clamp_min(0)).abs()  # (n,)
@@ -159,7 +167,7 @@ class _Course:
         return float(self.norms(torch.tensor([t], dtype=torch.float64))[0]) if t else self.start
 
 
-def _first(holds, last: int) -> int | None:
+def _first(holds: Callable[[int], bool], last: int) -> int | None:
     """Return the first t in 0..last that holds, where all later ones hold too; None if there is none."""
     if not holds(last):
         return None
@@ -179,7 +187,7 @@ def tangent(r: Function, theta: Point, *, limit: int = 2000) -> Tangent:
         limit: rows above which it is refused, for K is made in full and taken apart.
 
     Raises:
-        UsageError: more rows than `limit`; as in `gram`.
+        UsageError: no rows, or more than `limit`; as in `gram`.
         RunError: as in `gram`.
 
     >>> found = tangent(lambda x: torch.stack([x[0], 2 * x[1]]), torch.ones(2))
@@ -188,6 +196,8 @@ def tangent(r: Function, theta: Point, *, limit: int = 2000) -> Tangent:
     """
     kernel = gram(r, theta)
     n = kernel.shape[0]
+    if not n:
+        raise UsageError("r has 0 rows; legal is at least one")
     if n > limit:
         raise UsageError(
             f"the tangent kernel has {n} rows, more than limit={limit}: take fewer points, raise limit, or take the "

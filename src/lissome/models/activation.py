@@ -26,6 +26,8 @@ class Sin(nn.Module):
 class ReLU3(nn.Module):
     """max(a, 0)^3 / 6, twice differentiable (SVD-PINNs, arXiv 2211.08760)."""
 
+    smooth = 2  # continuous derivatives: the third jumps
+
     def forward(self, a: Tensor) -> Tensor:
         """Return max(a, 0)^3 / 6."""
         r = torch.relu(a)

@@ -14,15 +14,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from lissome._errors import UsageError, unknown
+from lissome.models.sizes import check_whole
 from lissome.models.splines import BSpline, Taylor
 
 ENDLESS = 99  # continuous derivatives of what has all of them
+
+
+@runtime_checkable
+class Smooth(Protocol):
+    """A module whose functions have so many continuous derivatives and no more."""
+
+    @property
+    def smooth(self) -> int:
+        """How many."""
+        ...
 
 
 class Basis(Protocol):
@@ -175,6 +186,6 @@ def basis(name: str, inputs: int, *, intervals: int = 5, order: int = 3) -> Basi
     """
     if name not in BASES:
         raise unknown("basis", name, BASES)
-    if intervals < 1:
-        raise UsageError(f"intervals is {intervals}; legal are 1 and more")
+    check_whole("intervals", intervals)
+    check_whole("order", order, 0)
     return BASES[name](inputs, intervals, order)

@@ -21,7 +21,14 @@ class Shift(nn.Module):
         self.register_buffer("offset", offset)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return z - offset, shape (N, D)."""
+        """Return z - offset, shape (N, D).
+
+        Raises:
+            UsageError: points of another number of coordinates.
+        """
+        # points of one coordinate would be broadcast to all D
+        if z.shape[-1:] != self.offset.shape:
+            raise UsageError(f"points have shape {tuple(z.shape)}; legal is (N, {self.offset.shape[0]})")
         return z - self.offset
 
     def translate(self, z: Tensor) -> Tensor:
@@ -33,10 +40,14 @@ def shift_by(offset: Sequence[float] | None, inputs: int) -> Shift:
     """Return the shift of a network's inputs; None is 0 for each.
 
     Raises:
-        UsageError: an offset of another length.
+        UsageError: an offset of another length, or a number in it that is not finite.
     """
-    if offset is not None and len(offset) != inputs:
-        raise UsageError(f"offset has {len(offset)} numbers; the network has {inputs} inputs")
+    if offset is not None:
+        if len(offset) != inputs:
+            raise UsageError(f"offset has {len(offset)} numbers; the network has {inputs} inputs")
+        for each in offset:
+            if not math.isfinite(each):
+                raise UsageError(f"offset holds {each}; legal are finite numbers")
     return Shift(torch.tensor(list(offset) if offset is not None else [0.0] * inputs))
 
 

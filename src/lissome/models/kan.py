@@ -20,6 +20,7 @@ from lissome.adapt import Tucker, slim
 from lissome.adapt.mixture import mixed
 from lissome.models.bases import Basis, basis
 from lissome.models.inputs import scale_by, shift_by
+from lissome.models.sizes import check_whole, each_of, is_whole
 
 SMALL = 0.15  # splines at the start, of what keeps the variance: at 1 a network fails on its own task
 SILU_SQUARE = 0.094  # mean square of silu on [-1, 1]
@@ -40,8 +41,7 @@ class Edges(nn.Module):
     def __init__(self, inputs: int, outputs: int, name: str, intervals: int, order: int):
         super().__init__()
         for what, size in (("inputs", inputs), ("outputs", outputs)):
-            if size < 1:
-                raise UsageError(f"{what} is {size}; a layer needs at least 1")
+            check_whole(what, size, legal="a layer needs at least 1")
         self.inputs, self.outputs = inputs, outputs
         self.basis: Basis = basis(name, inputs, intervals=intervals, order=order)
 
@@ -83,7 +83,7 @@ class KANLayer(Edges):
         generator: draws the start.
 
     Raises:
-        UsageError: a size below 1, an unknown basis.
+        UsageError: a size below 1 or not whole, an unknown basis.
 
     >>> KANLayer(3, 2)(torch.zeros(5, 3)).shape
     torch.Size([5, 2])
@@ -132,7 +132,7 @@ class SlimKANLayer(Edges):
         generator: draws the start.
 
     Raises:
-        UsageError: as there, or ranks that are not one or three numbers of at least 1.
+        UsageError: as there, or ranks that are not one or three whole numbers of at least 1.
 
     >>> sum(p.numel() for p in SlimKANLayer(64, 64, 4).parameters()), 64 * 9 * 64
     (612, 36864)
@@ -149,9 +149,10 @@ class SlimKANLayer(Edges):
         order: int = 3,
         generator: torch.Generator | None = None,
     ):
-        asked = [ranks] * 3 if isinstance(ranks, int) else list(ranks)
-        if len(asked) != 3 or any(r < 1 for r in asked):
-            raise UsageError(f"ranks are {ranks}; legal are one number, or three for (out, basis, in), of at least 1")
+        asked = each_of(ranks, 3)
+        if len(asked) != 3 or not all(is_whole(r) and r >= 1 for r in asked):
+            legal = "one number, or three for (out, basis, in), each whole and at least 1"
+            raise UsageError(f"ranks are {ranks!r}; legal are {legal}")
         super().__init__(inputs, outputs, name, intervals, order)
         self.ranks = [min(r, d) for r, d in zip(asked, (outputs, self.basis.size + 1, inputs), strict=True)]
         self.form = self._drawn(generator)
@@ -194,7 +195,8 @@ class KAN(nn.Module):
         generator: draws the start.
 
     Raises:
-        UsageError: a size below 1, an unknown basis, an offset or extent of another length, an extent not above 0.
+        UsageError: a size below 1 or not whole, an unknown basis, an offset or extent of another length, an offset
+            that is not finite, an extent not above 0.
 
     >>> KAN(3, width=8, depth=2)(torch.zeros(5, 3)).shape
     torch.Size([5, 1])
@@ -216,12 +218,11 @@ class KAN(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        if depth < 1:
-            raise UsageError(f"depth is {depth}; a KAN needs at least 1")
-        hidden = [width] * depth if isinstance(width, int) else list(width)
+        legal = "a KAN needs at least 1"
+        check_whole("depth", depth, legal=legal)
+        hidden = each_of(width, depth)
         for what, size in [("inputs", inputs), *(("width", each) for each in hidden), ("outputs", outputs)]:
-            if size < 1:
-                raise UsageError(f"{what} is {size}; a KAN needs at least 1")
+            check_whole(what, size, legal=legal)
         self.shift, self.scale = shift_by(offset, inputs), scale_by(extent, inputs)
         sizes = [inputs, *hidden, outputs]
         same = {"name": name, "intervals": intervals, "order": order, "generator": generator}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lissome._errors import UsageError
 from lissome.models.kan import KAN, Edges, KANLayer
+from lissome.models.sizes import check_whole
 from lissome.models.splines import BSpline
 
 GRID = 1e-4  # e
@@ -36,7 +37,7 @@ def update_grid(model: KAN | KANLayer, data: Tensor, intervals: int | None = Non
 
     Args:
         model: of B-splines.
-        data: (N, inputs).
+        data: (N, inputs); they are brought to the network's dtype and device.
         intervals: of every edge from now on; None keeps how many there are.
         uniform: share of uniform knots, above 0 to 1; the others are quantiles of the data.
 
@@ -44,17 +45,21 @@ def update_grid(model: KAN | KANLayer, data: Tensor, intervals: int | None = Non
         the root mean square of what the outputs on the data changed by, over that of the outputs.
 
     Raises:
-        UsageError: a basis without a grid; data of another shape, none, or not finite; a share or number out of range.
+        UsageError: no KAN; a basis without a grid; data of another shape, none, or not finite; a share or number out
+            of range.
     """
+    if not isinstance(model, KAN | Edges):
+        raise UsageError(f"model is of type {type(model).__name__}; legal are a KAN and a KANLayer")
     inputs = model.inputs if isinstance(model, Edges) else model.layers[0].inputs
     if data.ndim != 2 or data.shape[1] != inputs or not len(data):
         raise UsageError(f"data have shape {tuple(data.shape)}; legal is (N, {inputs}) with N at least 1")
+    data = data.to(next(model.parameters()))
     if not bool(data.isfinite().all()):
         raise UsageError("data hold numbers that are not finite; leave those rows out")
     if not 0 < uniform <= 1:
         raise UsageError(f"uniform is {uniform}; legal is a share above 0 and up to 1")
-    if intervals is not None and intervals < 1:
-        raise UsageError(f"intervals is {intervals}; legal are 1 and more")
+    if intervals is not None:
+        check_whole("intervals", intervals)
     layers = [module for module in model.modules() if isinstance(module, Edges)]
     for layer in layers:
         if not isinstance(layer, KANLayer):

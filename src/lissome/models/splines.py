@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lissome._errors import UsageError
+from lissome.models.sizes import check_whole
 
 Taylor = tuple[Tensor, Tensor, Tensor]
 
@@ -51,8 +52,7 @@ class BSpline(nn.Module):
     def __init__(self, inputs: int, *, intervals: int = 5, order: int = 3, low: float = -1.0, high: float = 1.0):
         super().__init__()
         for name, size, least in (("inputs", inputs, 1), ("intervals", intervals, 1), ("order", order, 0)):
-            if size < least:
-                raise UsageError(f"{name} is {size}; legal are {least} and more")
+            check_whole(name, size, least)
         if not low < high:
             raise UsageError(f"the grid goes from {low} to {high}; its first end has to lie below the second")
         self.inputs, self.intervals, self.order = inputs, intervals, order

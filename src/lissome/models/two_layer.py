@@ -19,6 +19,7 @@ from lissome._errors import UsageError
 from lissome.adapt.mixture import mixed
 from lissome.models.bases import Basis, basis
 from lissome.models.inputs import shift_by
+from lissome.models.sizes import check_whole
 
 
 class Sums(nn.Module):
@@ -71,7 +72,8 @@ class TwoLayerKAN(nn.Module):
         generator: draws the start.
 
     Raises:
-        UsageError: a size below 1, an unknown basis, `inner` not above 0, an offset of another length.
+        UsageError: a size below 1 or not whole, an unknown basis, `inner` not above 0, an offset of another length or
+            not finite.
 
     >>> net = TwoLayerKAN(3, width=8)
     >>> net(torch.rand(5, 3)).abs().max() < 1e-6, sum(p.numel() for p in net.parameters())
@@ -93,8 +95,7 @@ class TwoLayerKAN(nn.Module):
     ):
         super().__init__()
         for what, size in (("inputs", inputs), ("width", width)):
-            if size < 1:
-                raise UsageError(f"{what} is {size}; a two-layer KAN needs at least 1")
+            check_whole(what, size, legal="a two-layer KAN needs at least 1")
         if not inner > 0:
             raise UsageError(f"inner is {inner}; legal is a number above 0")
         self.shift = shift_by(offset, inputs)

@@ -18,7 +18,7 @@ from lissome.recipes.network import network_of
 from lissome.recipes.settings import AdaptSettings, NetworkSettings, SolveSettings
 from lissome.recipes.settings import load as read_settings
 from lissome.recipes.training import DTYPES, problem_of
-from lissome.report.read import read_json, read_text
+from lissome.report.read import TABLE, read_json, read_text
 from lissome.report.read import read_settings as mapping
 
 ADAPTER = "adapter.safetensors"
@@ -66,6 +66,8 @@ def load_solution(run: Path) -> Solution:
     """
     if not (run / "settings.yaml").is_file():
         raise UsageError(f"'{run}' holds no run; `lissome pde solve FAMILY --out {run}` makes one")
+    if (run / TABLE).is_file():
+        raise UsageError(f"'{run}' is a fit of a table; legal is a run of an equation, of `lissome pde solve` or adapt")
     adapted = "run" in mapping(run / "settings.yaml", read_text(run / "settings.yaml"))
     if not adapted:
         return _solved(run)

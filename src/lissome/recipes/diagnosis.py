@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lissome._errors import Interrupted, RunError, UsageError
 from lissome._files import write_json
@@ -34,6 +32,7 @@ from lissome.recipes.diagnosis_kernel import (
 )
 from lissome.recipes.diagnosis_settings import DiagnoseSettings
 from lissome.recipes.diagnosis_subject import Subject, networks, subject_of
+from lissome.recipes.progress import Bar
 from lissome.recipes.settings import NetworkSettings, dump
 from lissome.recipes.solution import lasting
 from lissome.report.diagnosis import page
@@ -61,13 +60,13 @@ def diagnose(
 
     Raises:
         UsageError: anything asked wrongly; a run that cannot be read, has not finished, or is a comparison.
-        RunError: the residual is not finite at the start.
+        RunError: the residual is not finite at the start, or 0, or no step changes it.
         Interrupted: Ctrl-C.
     """
     out, settings = Path(out), _lasting(settings)
     subject = subject_of(settings)
     try:
-        with directory.claimed(out, settings, resume=resume, free=()), _Bar(progress) as bar:
+        with directory.claimed(out, settings, resume=resume, free=()), Bar(progress) as bar:
             found = _found(subject, settings, bar)
             write_json(out / "diagnosis.json", found)
             page(out, found, dump(settings), directory.environment())
@@ -90,7 +89,7 @@ def _lasting(settings: DiagnoseSettings) -> DiagnoseSettings:
     return settings.model_copy(update={"solve": solve})
 
 
-def _found(subject: Subject, settings: DiagnoseSettings, bar: _Bar) -> dict[str, Any]:
+def _found(subject: Subject, settings: DiagnoseSettings, bar: Bar) -> dict[str, Any]:
     """Measure all that is told."""
     began, problem = time.perf_counter(), subject.problem
     drawn = torch.Generator().manual_seed(settings.seed)
@@ -105,9 +104,8 @@ def _found(subject: Subject, settings: DiagnoseSettings, bar: _Bar) -> dict[str,
     beside = networks(subject, settings)
     apart = [each for each in beside if not (started and each == subject.network)]
     bar.expect(settings.steps * (1 + len(apart)))
+    _check_start(main)
     at, seconds = _timed(lambda: _kernel(main, settings, bar))
-    if not float(at.coordinates.norm()):
-        raise RunError("the residual is 0 at all points: there is nothing left to train")
     step = settings.rate * at.step
     course, spent = _timed(lambda: _descent(main, at, step, settings, bar))
     beyond = elsewhere(main, at, system(problem, subject.model, others), step, REASONABLE)
@@ -139,6 +137,16 @@ def _found(subject: Subject, settings: DiagnoseSettings, bar: _Bar) -> dict[str,
     return found
 
 
+def _check_start(found: System) -> None:
+    """Refuse a residual that nothing can be told of."""
+    with torch.no_grad():
+        norm = float(found.function(found.start).norm())
+    if not math.isfinite(norm):
+        raise RunError("the residual is not finite at the start: there is nothing to foretell")
+    if not norm:
+        raise RunError("the residual is 0 at all points: there is nothing left to train")
+
+
 def _who(subject: Subject, settings: DiagnoseSettings, found: System) -> dict[str, Any]:
     """Return what is looked at."""
     family, inside = subject.problem.family, found.parts[0][2]
@@ -163,20 +171,26 @@ def _pace(at: Kernel, step: float, batch: int) -> dict[str, Any]:
             "taken": step,
             "plain": at.step * 2 / n,  # the rows of a mean square carry sqrt(2 / n)
             "batch": batch,
-            "stochastic": tangent.stochastic_step(batch),
+            "stochastic": at.stochastic_step(batch),
         },
         "forecast": [{"fraction": each, "steps": tangent.steps_to(r, step, each**0.5)} for each in FRACTIONS],
         "plateau": {"steps": REASONABLE, "share": still(at, step, REASONABLE)},
     }
 
 
-def _kernel(found: System, settings: DiagnoseSettings, bar: _Bar) -> Kernel:
+def _kernel(found: System, settings: DiagnoseSettings, bar: Bar) -> Kernel:
     bar.say(f"kernel of {found.rows} rows")
     generator = torch.Generator().manual_seed(settings.seed)
-    return kernel(found, found.start, limit=settings.limit, products=settings.products, generator=generator)
+    at = kernel(found, found.start, limit=settings.limit, products=settings.products, generator=generator)
+    if not at.largest > 0:
+        raise RunError(
+            f"nothing moves at this start: no step of the network's {found.size} numbers changes the residual, so no "
+            "gradient descent trains it; take another seed or network"
+        )
+    return at
 
 
-def _descent(found: System, at: Kernel, step: float, settings: DiagnoseSettings, bar: _Bar) -> Descent:
+def _descent(found: System, at: Kernel, step: float, settings: DiagnoseSettings, bar: Bar) -> Descent:
     bar.say(f"{settings.steps} steps of {found.size} numbers")
     generator = torch.Generator().manual_seed(settings.seed)
     how = {"limit": settings.limit, "products": settings.products}
@@ -188,7 +202,7 @@ def _descent(found: System, at: Kernel, step: float, settings: DiagnoseSettings,
 
 
 def _row(
-    subject: Subject, network: NetworkSettings, batch: Batch, settings: DiagnoseSettings, bar: _Bar
+    subject: Subject, network: NetworkSettings, batch: Batch, settings: DiagnoseSettings, bar: Bar
 ) -> dict[str, Any]:
     """Return a line of the table of networks: each at its start, on the same points."""
     found = system(subject.problem, subject.of(network), batch)
@@ -261,48 +275,3 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
     start = time.perf_counter()
     return call(), time.perf_counter() - start
-
-
-class _Bar:
-    """What is done now, and how many steps are left; silent when nobody watches."""
-
-    def __init__(self, show: bool):
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=console, disable=not (show and console.is_terminal))
-        self.task = self.progress.add_task("loading", total=0)
-
-    def __enter__(self) -> _Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.stop()
-
-    def expect(self, steps: int) -> None:
-        """Say how many there will be."""
-        self.progress.update(self.task, total=steps)
-
-    def say(self, what: str) -> None:
-        """Say what begins."""
-        self.progress.update(self.task, description=what)
-
-    def counting(self, steps: int) -> _Counting:
-        """Return what counts the steps of one descent."""
-        return _Counting(self, steps)
-
-
-class _Counting:
-    """Steps of one descent, all of which are over when it ends early."""
-
-    def __init__(self, bar: _Bar, steps: int):
-        self.bar, self.left = bar, steps
-
-    def tick(self, step: int, norm: float) -> None:
-        """Count one step."""
-        self.left -= 1
-        self.bar.progress.advance(self.bar.task)
-
-    def done(self) -> None:
-        """Count those that are left."""
-        self.bar.progress.advance(self.bar.task, self.left)

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lissome.models import ReLU3
-from lissome.models.bases import ENDLESS
+from lissome.models.bases import ENDLESS, Smooth
 from lissome.pde import Problem
 from lissome.report.diagnosis import many
 from lissome.report.numerals import count, quantity, share
@@ -29,8 +28,7 @@ def smoothness(problem: Problem, model: nn.Module) -> dict[str, Any]:
     The residual holds derivatives of the operator's order, and its slope in a number of an inner layer one more.
     """
     order = 2 if problem.needs.second else 1 if problem.needs.first or problem.needs.along else 0
-    # of cubic ReLU the third derivative jumps
-    least = min(getattr(module, "smooth", 2 if isinstance(module, ReLU3) else ENDLESS) for module in model.modules())
+    least = min((module.smooth for module in model.modules() if isinstance(module, Smooth)), default=ENDLESS)
     return {"has": None if least >= ENDLESS else int(least), "needs": order + 1, "enough": least >= order + 1}
 
 

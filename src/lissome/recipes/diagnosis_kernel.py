@@ -99,7 +99,8 @@ class Kernel:
     """The tangent kernel of a system at a point.
 
     Attributes:
-        tangent: its spectrum; that of the Krylov space from r where K has more rows than the limit.
+        tangent: its spectrum; that of the Krylov space from r where K has more rows than the limit, whose largest
+            eigenvalue may be below `largest`.
         coordinates: of r, where `tangent` takes a residual.
         smallest: eigenvalue.
         largest: eigenvalue.
@@ -125,8 +126,17 @@ class Kernel:
 
     @property
     def step(self) -> float:
-        """The largest stable learning rate of gradient descent on the loss."""
-        return 2 / (self.largest + self.largest_bound)
+        """The largest stable learning rate of gradient descent on the loss; infinite where nothing moves."""
+        return 2 / self._top if self._top > 0 else math.inf
+
+    def stochastic_step(self, batch: int) -> float:
+        """Return the largest stable learning rate of SGD with so many rows; see `Tangent.stochastic_step`."""
+        return self.tangent.stochastic_step(batch, self._top)
+
+    @property
+    def _top(self) -> float:
+        """The largest eigenvalue found, and how far above it one may lie."""
+        return self.largest + self.largest_bound
 
 
 def kernel(found: System, theta: Theta, *, limit: int, products: int, generator: torch.Generator) -> Kernel:
@@ -151,17 +161,25 @@ def kernel(found: System, theta: Theta, *, limit: int, products: int, generator:
     with torch.no_grad():
         r = found.function(theta)
     ends = extreme_eigenvalues(operator, generator=generator, most=products)
-    values, vectors, _ = lanczos(operator, r, products).ritz()
+    values, vectors, bounds = lanczos(operator, r, products).ritz()
     tangent = Tangent(values, vectors, found.diagonal(theta).cpu().double())
     coordinates = torch.zeros(len(values), dtype=torch.float64)
     coordinates[0] = r.norm()
-    low, high = (float(side) for side in (ends.smallest_bound, ends.largest_bound))
-    smallest, largest = min(float(ends.smallest), float(values[0])), max(float(ends.largest), float(values[-1]))
+    # a bound is of the space that its value came from
+    lowest = [(float(ends.smallest), float(ends.smallest_bound)), (float(values[0]), float(bounds[0]))]
+    highest = [(float(ends.largest), float(ends.largest_bound)), (float(values[-1]), float(bounds[-1]))]
+    (smallest, low), (largest, high) = min(lowest), max(highest)
     return Kernel(tangent, coordinates, smallest, largest, low, high, operator, None)
 
 
 def moved(before: Kernel, after: Kernel, generator: torch.Generator) -> float:
-    """Return |K_t - K_0| / |K_0|, from products with random vectors where the kernels are too large."""
+    """Return |K_t - K_0| / |K_0| in the Frobenius norm, from products with random vectors where they are too large.
+
+    Args:
+        before: K_0 (n, n).
+        after: K_t (n, n).
+        generator: draws the vectors (n, 16), normal numbers, of which none are needed where both K are made.
+    """
     if isinstance(before.matrix, Tensor) and isinstance(after.matrix, Tensor):
         return drift(before.matrix, after.matrix)
     n, like = before.matrix.shape[0], before.matrix
@@ -202,7 +220,24 @@ def descent(
     tick: Callable[[int, float], None] | None = None,
     **how: int,
 ) -> Descent:
-    """Run gradient descent, and find the kernel again where it ends; `how` as in `kernel`."""
+    """Run gradient descent, and find the kernel again where it ends.
+
+    Args:
+        found: the system, of n rows.
+        before: its kernel at the start.
+        step: on the loss, 1/2 |r|^2.
+        steps: how many.
+        generator: draws what `kernel` and `moved` need.
+        tick: told the step and the norm after each.
+        how: limit and products, as in `kernel`.
+
+    Returns:
+        norms (steps + 1,), foretold, measured and bounded; the bound is nan where not all eigenvalues were found.
+
+    Raises:
+        UsageError: a step that is not above 0, or steps below 0.
+        RunError: r is not finite at the start.
+    """
     measured, end = descend(found.function, found.start, step=step, steps=steps, tick=tick)
     after = kernel(found, end, generator=generator, **how)
     r0, tangent = before.coordinates, before.tangent
@@ -215,22 +250,42 @@ def elsewhere(found: System, at: Kernel, other: System, step: float, steps: int)
 
     At others r' moves by the kernel between the points, r'_t = r'_0 - K' V diag((1 - (1 - step l_i)^t) / l_i) V^T r_0.
     None where the Jacobians are too large, and for steps that are not stable.
+
+    Args:
+        found: the system, of n rows.
+        at: its kernel at the start.
+        other: the system at other points, of n' rows.
+        step: on the loss, 1/2 |r|^2.
+        steps: how many.
     """
     if step > at.step or at.jacobian is None or (slopes := other.jacobian(found.start)) is None:
         return None
     tangent, r = at.tangent, at.coordinates
-    left = (steps * torch.log1p(-step * tangent.eigenvalues.clamp(0, 1 / step * (1 - 1e-15)))).exp()  # (n,)
-    floor = tangent.largest * torch.finfo(torch.float64).tiny
-    pace = torch.where(
-        tangent.eigenvalues > floor, (1 - left) / tangent.eigenvalues.clamp_min(floor), step * float(steps)
-    )
-    change = tangent.vectors @ (pace * (tangent.vectors.mT @ r))  # (n,)
+    change = tangent.vectors @ (paces(tangent.eigenvalues, step, steps) * (tangent.vectors.mT @ r))  # (n,)
     with torch.no_grad():
         before = other.function(found.start)
     cross = slopes @ at.jacobian.mT  # (n', n)
     after = before - cross @ change.to(cross)
     own = float(tangent.predict(r, step, steps)[-1] / r.norm()) if float(r.norm()) else 0.0
     return own**2, float(after.norm() / before.norm()) ** 2
+
+
+def paces(eigenvalues: Tensor, step: float, steps: int) -> Tensor:
+    """Return sum_{k < steps} step (1 - step l)^k = (1 - (1 - step l)^steps) / l for eigenvalues l (n,).
+
+    Args:
+        eigenvalues: (n,), float64; those below 0 are rounding, and taken as 0.
+        step: such that step l is at most 2.
+        steps: how many.
+
+    >>> paces(torch.tensor([0.0, 0.5, 2.0]), 1.0, 3)
+    tensor([3.0000, 1.7500, 1.0000])
+    """
+    x = step * eigenvalues.clamp_min(0)
+    # below 1 the difference cancels for small x, above it there is no logarithm
+    gone = torch.where(x < 1, -torch.expm1(steps * torch.log1p(-x)), 1 - (1 - x) ** steps)
+    small = torch.finfo(x.dtype).tiny
+    return step * torch.where(x > small, gone / x.clamp_min(small), steps)
 
 
 def still(at: Kernel, step: float, steps: int) -> float:

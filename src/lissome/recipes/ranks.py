@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -25,6 +23,7 @@ from lissome.bridges.peft import PeftRanks, PeftTerms, cut_adapter_
 from lissome.bridges.text import load, quiet, read
 from lissome.calculus import merged
 from lissome.recipes import directory, ranks_kept
+from lissome.recipes.progress import Bar
 from lissome.recipes.ranks_settings import RanksSettings
 from lissome.recipes.settings import dump
 from lissome.recipes.training import device_of
@@ -90,7 +89,7 @@ def _written(settings: RanksSettings, out: Path, progress: bool) -> dict[str, An
     check_rule(settings.rule, terms.count)
     terms.check_cuttable()
     inputs = ranks_kept.inputs(settings, out / "weighed" / "inputs.json")
-    with _Bar(progress) as bar:
+    with Bar(progress) as bar:
         weighed = _weigh(terms, settings, moved[::2], out / "weighed", inputs, bar)
         found = _found(terms, settings, weighed, moved[1::2], budget, bar)
     ranks = found.pop("ranks")
@@ -102,7 +101,7 @@ def _written(settings: RanksSettings, out: Path, progress: bool) -> dict[str, An
 
 
 def _weigh(
-    terms: PeftTerms, settings: RanksSettings, batches: Batches, kept: Path, inputs: dict[str, str], bar: _Bar
+    terms: PeftTerms, settings: RanksSettings, batches: Batches, kept: Path, inputs: dict[str, str], bar: Bar
 ) -> Weighed:
     """Measure basis and curvature, batch by batch, or read what was measured before."""
     generator = torch.Generator().manual_seed(settings.seed)
@@ -131,7 +130,7 @@ def _weigh(
 
 
 def _found(
-    terms: PeftTerms, settings: RanksSettings, weighed: Weighed, held: Batches, budget: int, bar: _Bar
+    terms: PeftTerms, settings: RanksSettings, weighed: Weighed, held: Batches, budget: int, bar: Bar
 ) -> dict[str, Any]:
     """Choose for the budget asked, and for others along the way; measure all of them."""
     gates, n = weighed.gates, sum(weighed.gates.layers.values())
@@ -210,30 +209,3 @@ def _keep(model: Any, place: Path) -> None:
         part.rename(place)
     except (OSError, SafetensorError) as error:
         raise RunError(f"'{place}' cannot be written: {error}; `--resume` goes on from what was measured") from error
-
-
-class _Bar:
-    """What is done now, and how much is left; silent when nobody watches."""
-
-    def __init__(self, show: bool):
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=console, disable=not (show and console.is_terminal))
-        self.task = self.progress.add_task("loading", total=0)
-        self.total = 0
-
-    def __enter__(self) -> _Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.stop()
-
-    def expect(self, more: int) -> None:
-        """Add so many steps to those that are to come."""
-        self.total += more
-        self.progress.update(self.task, total=self.total)
-
-    def step(self, what: str) -> None:
-        """Say that one of them begins."""
-        self.progress.update(self.task, description=what, advance=1)

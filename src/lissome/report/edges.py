@@ -94,7 +94,6 @@ def layers(curves: Mapping[str, np.ndarray]) -> list[Layer]:
             importance = curves[f"edges/{number}/importance"]
             before, after = whole["size"]
             fits = x.shape == y.shape and ends.shape[1] == 2 and importance.shape == (len(pairs),)
-            fits = x.shape == y.shape and ends.shape[1] == 2 and importance.shape == (len(pairs),)
             fits = fits and set(whole["from"]) <= set(whole["inputs"]) and set(whole["to"]) <= set(whole["outputs"])
         except (KeyError, ValueError, OverflowError):
             fits = False

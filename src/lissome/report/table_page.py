@@ -17,6 +17,7 @@ from rich.text import Text
 from lissome._files import write
 from lissome.report.document import details, document, figure, gallery, pairs, tiles
 from lissome.report.drawing import COLOURS, INK, blank, legend, logarithmic, plain, whole
+from lissome.report.edges import edges
 from lissome.report.figures import Curve, thin
 from lissome.report.numerals import ABSENT, count, quantity, seconds
 from lissome.report.read import TABLE, Row, Run, finite, read_json, read_run, series
@@ -46,7 +47,7 @@ def measured(row: Row) -> str:
 def r2(row: Row) -> str:
     """Write R², which falls without bound and never exceeds 1."""
     value = finite(row, "r2")
-    return ABSENT if value is None else f"{value:.4f}" if value > -10 else quantity(value)
+    return ABSENT if value is None else f"{value:.4f}".replace("-", "−") if value > -10 else quantity(value)
 
 
 def lead(row: Row) -> str:
@@ -56,6 +57,7 @@ def lead(row: Row) -> str:
     who = NETWORKS.get(str(row.get("method")), "A network")
     who = f"{who[0].upper()}{who[1:]} of {count(finite(row, 'trained'))} numbers"
     took = f"after {count(finite(row, 'steps'))} steps and {seconds(finite(row, 'seconds'))} s"
+    took += "" if row.get("outcome") else ", and is not finished"
     if row.get("task") == "classification":
         return f"{who} tells the class rightly for {percent(finite(row, 'accuracy'))} {measured(row)}, {took}."
     return f"{who} tells {_targets(row)} with R² {r2(row)} {measured(row).replace('of', 'on', 1)}, {took}."
@@ -145,6 +147,7 @@ def drawings(run: Run, known: Mapping[str, Any]) -> str:
     names = classes or targets
     along = line(curves, names, (known.get("inputs") or [""])[0], bool(classes))
     shown.append(figure(folder, "curve", along, "The fitted curve, with rows of training" if targets else ""))
+    shown += edges(folder, curves, known.get("inputs"), list(names), COLOURS["svd"])
     return gallery(shown) or "<p>No evaluations yet, so there are no figures.</p>"
 
 

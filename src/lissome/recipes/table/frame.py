@@ -64,7 +64,7 @@ class Frame:
                 row, cell = next((r, c) for r, c in enumerate(cells, start=1) if not _numeric(c))
                 raise UsageError(
                     f"column '{column}' of '{self.source}' holds text, such as '{cell[:20]}' in row {row}, and legal "
-                    f"are numbers: write them, or leave the column out by --set leave='[{column}]'"
+                    f"are numbers: write them, or fit without the column, --set leave='[{column}]'"
                 )
         places = [self.place(column) for column in columns]
         whole = places == list(range(self.values.shape[1]))

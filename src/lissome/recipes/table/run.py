@@ -16,6 +16,7 @@ from lissome import report
 from lissome._errors import Interrupted, UsageError
 from lissome.optim import Result, checkpoint, keep_memory
 from lissome.recipes import directory
+from lissome.recipes.edges import learned
 from lissome.recipes.table.frame import Frame
 from lissome.recipes.table.model import TableModel, kept, new_model
 from lissome.recipes.table.reading import lasting, read_table
@@ -160,7 +161,7 @@ def _finish(
         **{key: value for key, value in figures.items() if not key.startswith("lr/")},
         **told,
     }
-    directory.write_tensors(out / "curves.safetensors", curves | _line(model, *learnt))
+    directory.write_tensors(out / "curves.safetensors", curves | _line(model, *learnt) | _functions(model, learnt[0]))
     directory.write_json(out / "summary.json", summary)
     report.table_page(out)
     return summary
@@ -179,8 +180,19 @@ def _against(model: TableModel, X: np.ndarray, y: np.ndarray) -> tuple[dict[str,
     each = (found - torch.from_numpy(y)).square().mean(0).sqrt().tolist()
     curves = {}
     for place in range(len(known.targets)):
-        curves |= {f"true/{place}": torch.from_numpy(y[:DRAWN, place]), f"told/{place}": found[:DRAWN, place]}
+        curves |= {f"true/{place}": torch.from_numpy(y[:DRAWN, place].copy()), f"told/{place}": found[:DRAWN, place]}
     return {"rmse": dict(zip(known.targets, each, strict=True))}, curves
+
+
+def _functions(model: TableModel, X: np.ndarray) -> dict[str, Tensor]:
+    """Return the learned functions of a KAN to draw, those of the first layer in the units of the columns."""
+    first, scale = next(model.network.parameters()), model.scale
+    tensors = learned(model.network, scale.inside(X[:DRAWN], first.dtype).to(first.device))
+    if tensors:
+        half, p = (scale.high - scale.low) / 2, tensors["edges/0/from"]
+        for name in ("x", "ends"):
+            tensors[f"edges/0/{name}"] = scale.low[p, None] + half[p, None] * (1 + tensors[f"edges/0/{name}"])
+    return tensors
 
 
 def _line(model: TableModel, X: np.ndarray, y: np.ndarray) -> dict[str, Tensor]:
@@ -193,5 +205,5 @@ def _line(model: TableModel, X: np.ndarray, y: np.ndarray) -> dict[str, Tensor]:
         curves[f"line/{place}"] = found[:, place].contiguous()
     if not model.roles.classes:
         curves["rows/x"] = torch.from_numpy(X[:DRAWN, 0].astype(np.float64))
-        curves |= {f"rows/{place}": torch.from_numpy(y[:DRAWN, place]) for place in range(y.shape[1])}
+        curves |= {f"rows/{place}": torch.from_numpy(y[:DRAWN, place].copy()) for place in range(y.shape[1])}
     return curves

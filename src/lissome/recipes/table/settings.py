@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lissome.recipes.course import double
 from lissome.recipes.settings import OPTIMIZER, NetworkSettings, Strict, TrainingSettings
@@ -70,8 +70,9 @@ class TableSettings(Strict):
         kept = {key: value for key, value in data.items() if key != "dtype"}
         return kept | ({"dtype": "float64"} if isinstance(training, dict) and double(training, OPTIMIZER) else {})
 
-    @model_validator(mode="after")
-    def _batched(self) -> TableSettings:
-        if isinstance(self.batch, int) and self.batch < 1:
-            raise ValueError(f"batch is {self.batch}; legal are 1 and more rows, and auto")
-        return self
+    @field_validator("batch")
+    @classmethod
+    def _batched(cls, batch: int | str) -> int | str:
+        if isinstance(batch, int) and batch < 1:
+            raise ValueError(f"batch is {batch}; legal are 1 and more rows, and auto")
+        return batch
