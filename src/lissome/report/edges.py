@@ -204,8 +204,9 @@ def functions(found: Sequence[Layer], inputs: Sequence[str], outputs: Sequence[s
             axes.yaxis.set_major_locator(MaxNLocator(4))
             p, q = one.edges[k]
             start = str(inputs[p]) if level == 0 else f"node {p + 1}"
-            last = "output" if len(outputs) == 1 else str(outputs[q])
-            stop = last if level == len(found) - 1 else f"node {q + 1}"
+            stop = f"node {q + 1}"
+            if level == len(found) - 1:
+                stop = "output" if len(outputs) == 1 else str(outputs[q])
             title = f"{_short(start, TITLE)} → {_short(stop, TITLE)}, {share(float(one.importance[k]), 1)}"
             axes.set_title(plain(title), fontsize=9)
             if column == 0:
