@@ -58,7 +58,8 @@ class Spread(NamedTuple):
         """Return it as `0.723 (0.70 to 0.75 over seeds; 33 cells, 2 at the cap, 1 more reached by neither)`."""
         lost = f", {self.capped} at the cap" if self.capped else ""
         lost += f", {self.left_out} more reached by neither" if self.left_out else ""
-        return f"{self.mean:.3g} ({self.low:.2f} to {self.high:.2f} over seeds; {self.cells} cells{lost})"
+        low, high = (f"{end:.2f}" if 0.1 <= end < 1e4 else f"{end:.2g}" for end in (self.low, self.high))
+        return f"{self.mean:.3g} ({low} to {high} over seeds; {self.cells} cells{lost})"
 
 
 def spread(ratios: Sequence[Ratio]) -> Spread | None:
