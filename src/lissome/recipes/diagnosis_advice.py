@@ -54,8 +54,9 @@ def _smooth(found: Found) -> dict[str, str]:
         "bad" if off else "mind",
         f"The network has {smooth['has']} continuous derivatives, and the slope of this residual in its numbers holds "
         f"the {_ordinal(smooth['needs'])}, which jumps: the kernel changes by leaps, and what it foretells "
-        f"{'is not to be trusted' if off else 'may be far off'}. Take a smooth basis, --set network.basis=chebyshev, "
-        f"rbf or fourier, or B-splines of order {smooth['needs'] + 1}, --set network.order={smooth['needs'] + 1}.",
+        f"{'is not to be trusted' if off else 'may be far off'}. Take a smooth basis, network.basis=chebyshev, rbf "
+        f"or fourier, or B-splines of order {smooth['needs'] + 1}, network.order={smooth['needs'] + 1} (here "
+        "--set solve.network.basis=rbf).",
     )
 
 
@@ -164,10 +165,14 @@ def _prediction(found: Found) -> dict[str, str]:
     own = next(row for row in found["widths"] if row["diagnosed"])
     good = [row for row in found["widths"] if row["kind"] == own["kind"] and row["error"] <= OFF]
     wider = min((row["width"] for row in good if row["width"] > own["width"]), default=None)
-    cure = f"width {wider} is enough for it" if wider else "a wider network or a smaller step, --set rate=0.1, helps it"
-    return _advice(
-        "prediction", "mind", says + f": the network is too narrow for the forecast, or the step too large; {cure}."
-    )
+    larger = [row for row in found["widths"] if row["kind"] == own["kind"] and row["width"] > own["width"]]
+    if wider:
+        cure = f": the network is too narrow for the forecast; width {wider} is enough for it."
+    elif larger and min(row["error"] for row in larger) >= course["error"]:
+        cure = ": no width that was tried helps the forecast; a smaller step, --set rate=0.1, may."
+    else:
+        cure = ": the network is too narrow for the forecast, or the step too large, --set rate=0.1."
+    return _advice("prediction", "mind", says + cure)
 
 
 def _ends(found: Found) -> dict[str, str]:
