@@ -4,6 +4,7 @@ import pytest
 
 from lissome._errors import UsageError
 from lissome.adapt import METHODS as ADAPTERS
+from lissome.recipes.bench_settings import BenchSettings
 from lissome.recipes.settings import METHODS, AdaptSettings, SolveSettings, dump, load, pairs
 
 
@@ -67,3 +68,10 @@ def test_an_unknown_method_is_named_with_the_nearest():
 
 def test_the_settings_name_the_methods_that_there_are():
     assert set(METHODS) == set(ADAPTERS)
+
+
+def test_a_benchmark_of_kans_has_their_adapters_unless_some_are_named():
+    kan = load(BenchSettings, given={"network.kind": "kan"})
+    assert kan.adapters == ["lotra", "lotra-only", "last", "full", "scratch"]
+    assert load(BenchSettings, given={"network.kind": "kan", "adapters": ["full"]}).adapters == ["full"]
+    assert "svd" in load(BenchSettings, given={"network.width": 8}).adapters

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lissome.adapt import Stack, adapt
+import torch
+
+from lissome.adapt import Stack, adapt, fitting
 from lissome.optim import keep_memory
 from lissome.pde import Together, can_stack
 from lissome.pde.registry import member
@@ -16,7 +18,7 @@ from lissome.recipes.together import fastest, stepper_of
 from lissome.recipes.training import DTYPES, problem_of, trained_of
 
 MEMBERS = 16
-ADAPTER, OPTIMIZER = "svd", "adam"
+OPTIMIZER = "adam"
 Row = dict[str, Any]
 
 
@@ -50,7 +52,10 @@ def abreast(
     settings = load(Common, given={"training": training, "points": points, "weights": weighing, "seed": seed})
     problems = [problem_of(member(family, dimension, dict(each)), settings, CONSTRAINT) for each in members]
     net = build(problems[0], NetworkSettings(**network), seed).to(DTYPES[settings.dtype])
-    models = [problem.wrap(adapt(net, ADAPTER)) for problem in problems]
+    adapter = fitting(net)[0]  # svd, or lotra of a KAN
+    drawn = [torch.Generator().manual_seed(seed) for _ in problems]
+    pairs = zip(problems, drawn, strict=True)
+    models = [problem.wrap(adapt(net, adapter, generator=generator)) for problem, generator in pairs]
     own: Row = {"members": len(members), "points": sum(problems[0].counts.values()), "error": None}
     if reason := can_stack(problems):
         return own | {"alone": None, "together": None, "ratio": None, "failed": reason}

@@ -15,6 +15,7 @@ OPTIMIZERS = ("adam", "lbfgs", "ssbroyden", "gauss-newton")
 ONLY = "-only"  # behind the name of an adapter with forms: its forms alone are trained, no small layer
 FORMED = ("svd", "lora", "lora-xs", "pissa", "lotra")
 ADAPTERS = (*METHODS, *(f"{name}{ONLY}" for name in FORMED))
+OF_KANS = ("lotra", f"lotra{ONLY}", "last", "full", "scratch")
 QUICK: dict[str, Any] = {
     "families": ["allen-cahn", "heat", "helmholtz"],
     "seeds": 1,
@@ -55,6 +56,14 @@ class BenchSettings(Strict):
             return data
         said = {key: value for key, value in data.items() if value is not None or key in ("seconds", "operations")}
         return QUICK | said
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fitting(cls, data: Any) -> Any:
+        """Compare the adapters of KANs where the network is one and none are named."""
+        network = data.get("network") if isinstance(data, dict) else None
+        kan = isinstance(network, dict) and network.get("kind", "mlp") != "mlp"
+        return data | {"adapters": list(OF_KANS)} if kan and not data.get("adapters") else data
 
     @model_validator(mode="after")
     def _budgeted(self) -> BenchSettings:
