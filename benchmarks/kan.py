@@ -91,13 +91,26 @@ def step(ordinary: int = 2) -> dict[str, Contestant]:
         COMPILED: _step(torch.compile(model), x),  # type: ignore[arg-type]
         BOOR: _step(_Boor(model), x),
         SPED: _step(theirs, x),
-        PYKAN: _step(_theirs(fast=False), x),
     }
     truth = found[BOOR]()
     for name in (EAGER, COMPILED):
         agree(name, found[name](), truth, 1e-3)
-    for name in (SPED, PYKAN):
-        agree(name, found[name]()[:1], truth[:1], 1e-3)
+    agree(SPED, found[SPED]()[:1], truth[:1], 1e-3)
+    return found
+
+
+def plain() -> dict[str, Contestant]:
+    """Return ours beside pykan as it comes, whose second a step would leave no cache to the others."""
+    torch.set_num_threads(2)
+    theirs = _theirs(fast=False)
+    model = from_pykan(theirs.state_dict())
+    x = 2 * torch.rand(POINTS, SIZES[0], generator=torch.Generator().manual_seed(0)) - 1
+    found = {
+        EAGER: _step(model, x),
+        COMPILED: _step(torch.compile(model), x),  # type: ignore[arg-type]
+        PYKAN: _step(theirs, x),
+    }
+    agree(PYKAN, found[PYKAN]()[:1], found[EAGER]()[:1], 1e-3)
     return found
 
 
@@ -158,12 +171,21 @@ BENCHMARK = Benchmark(
             step,
             FLOOR,
             rounds=30,
-            burst=2,
+            burst=5,
             targets=(
                 Target(COMPILED, FLOOR, most=1.6),
                 Target(SPED, COMPILED, least=25.0),
                 Target(SPED, EAGER, least=12.0),
             ),
+            memory=True,
+        ),
+        Cell(
+            "the same, pykan as it comes",
+            plain,
+            EAGER,
+            rounds=8,
+            burst=2,
+            targets=(Target(PYKAN, COMPILED, least=25.0), Target(PYKAN, EAGER, least=12.0)),
             memory=True,
         ),
         Cell(
@@ -187,8 +209,9 @@ BENCHMARK = Benchmark(
         ),
     ),
     (
-        "wanted: compiled at most 1.6 times the products, 25 times faster than pykan; eager 12 times",
-        "those are held against pykan after speed(); its losses agree, its gradients are of other parameters",
+        "wanted: compiled at most 1.6 times the products, 25 times faster than pykan; eager 12 times. Both pykans are "
+        "held to that. After speed() it takes 27 times the products alone, so that 25 leaves nothing for a basis",
+        "pykan's losses agree; its gradients are of other parameters",
     ),
     rooms=("models", "calculus", "optim"),
 )
