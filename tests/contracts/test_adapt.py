@@ -238,7 +238,7 @@ def test_a_network_of_another_shape_refuses_the_file(name, tmp_path):
     assert "hidden.weight" in str(error.value) or "cube" in str(error.value)
 
 
-@pytest.mark.parametrize("name", STARTLESS)
+@pytest.mark.parametrize("name", sorted(STARTLESS))
 def test_a_form_without_a_base_does_not_see_it(name):
     base, adapted, path = build(name)
     form = adapted.forms()[path]
