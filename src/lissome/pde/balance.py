@@ -42,9 +42,21 @@ def balanced_weight(rows: Callable[[nn.Module, Batch], Tensor], model: nn.Module
         values, jacobian = rowwise(function, tensors, few)  # (n, c), (n c, p)
         pulls.append(jacobian.square().sum(1).mean())
         counts.append(size * values.shape[1])
-    inside, *outside = pulls
-    many, *others = counts
-    total = sum(others)
-    mean = sum(count / total * pull for count, pull in zip(others, outside, strict=True))
-    weight = balance(inside[None], torch.as_tensor(mean)[None]) * total / many
+    weight = weight_of(pulls, counts)
     return weight if math.isfinite(weight) and weight > 0 else 1.0
+
+
+def weight_of(means: Sequence[Tensor], counts: Sequence[int]) -> float:
+    """Return the balanced weight from the diagonal of K of unweighted rows; infinite where nothing outside moves.
+
+    Args:
+        means: of the diagonal, a scalar for each part, the interior first, and one more at least.
+        counts: rows of each part.
+
+    >>> weight_of([torch.tensor(6.0), torch.tensor(1.0), torch.tensor(3.0)], [10, 4, 4])
+    2.4
+    """
+    (inside, many), *outside = zip(means, counts, strict=True)
+    total = sum(count for _, count in outside)
+    mean = sum((count / total * each for each, count in outside), torch.zeros_like(inside))
+    return balance(inside[None], mean[None]) * total / many

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from lissome._types import Batch
 from lissome._vector import functional
-from lissome.calculus import Operator, Tangent, balance, drift, extreme_eigenvalues, gram, lanczos
+from lissome.calculus import Operator, Tangent, drift, extreme_eigenvalues, gram, lanczos
 from lissome.calculus.rowwise import rowwise
 from lissome.pde import Problem
+from lissome.pde.balance import weight_of
 from lissome.recipes.descend import descend
 
 JACOBIAN_NUMBERS = 50_000_000  # numbers of J up to which it is made: 0.4 gigabytes in float64
@@ -74,8 +75,8 @@ class System:
         if len(self.parts) < 2:
             return None
         counts, factors = [count for *_, count in self.parts], [factor for _, factor, _ in self.parts]
-        plain = [each / factor**2 for each, factor in zip(diagonal.split(counts), factors, strict=True)]
-        return balance(plain[0], torch.cat(plain[1:])) * sum(counts[1:]) / counts[0]
+        means = [each.mean() / factor**2 for each, factor in zip(diagonal.split(counts), factors, strict=True)]
+        return weight_of(means, counts)
 
     def _slopes(self, theta: Theta, part: Batch) -> Tensor:
         return rowwise(functional(self.problem.rows, self.model, theta)[0], theta, part)[1]
