@@ -68,13 +68,13 @@ def chosen(layers: list[EdgeFunctions]) -> dict[str, Tensor]:
 
 def pictured(problem: Problem, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return what a run of an equation keeps of its KAN, and the names of its inputs and outputs for the summary."""
+    network = next((module for module in model.modules() if isinstance(module, KAN)), None)
+    if network is None:
+        return {}, {}
     generator = torch.Generator().manual_seed(problem.seed)
     parameter = next(model.parameters())
     z = problem.domain.interior(POINTS, generator, problem.sampling).to(parameter)
     tensors = learned(model, z)
-    if not tensors:
-        return {}, {}
-    network = next(module for module in model.modules() if isinstance(module, KAN))
     for name in ("x", "ends"):  # in the units of what is read
         scaled = tensors[f"edges/0/{name}"]
         p = tensors["edges/0/from"]

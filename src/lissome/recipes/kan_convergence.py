@@ -25,14 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lissome._errors import UsageError
 from lissome._vector import functional
 from lissome.calculus import Tangent, balance, derivatives, drift, gram
 from lissome.models import TwoLayerKAN
 from lissome.recipes.descend import descend
 from lissome.recipes.kan_convergence_claims import claims
 from lissome.recipes.kan_convergence_report import HALF, WHOLE, drawings, tables
-from lissome.recipes.paper import Cell, Paper, ReplicateSettings, Row, Tick
+from lissome.recipes.paper import Cell, Paper, ReplicateSettings, Row, Tick, no_data
 
 Tensors = dict[str, Tensor]
 
@@ -86,8 +85,7 @@ def cells(settings: ReplicateSettings) -> list[Cell]:
     Raises:
         UsageError: files of data, of which this paper has none.
     """
-    if settings.data:
-        raise UsageError(f"kan-convergence reads no data, and '{settings.data[0]}' was given; leave out --data")
+    no_data(settings)
     quick = settings.quick
     widths = [
         {"part": "widths", "system": system, "width": m}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lissome.recipes.kan_convergence_report import HALF, WHOLE, exponent, of, values
-from lissome.recipes.paper import Claim, Ratio, Row, Spread, spread
+from lissome.recipes.kan_convergence_report import HALF, WHOLE, exponent, values
+from lissome.recipes.paper import Claim, Ratio, Row, Spread, of, spread
 
 LEAST = 1e-17  # in place of what rounding has made 0 or negative: a geometric mean is taken
 SLOPED = ("regression, d = 1", "regression, d = 5", "Poisson, d = 1, rbf")

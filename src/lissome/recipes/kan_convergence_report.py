@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lissome.recipes.paper import Drawn, Row, Sheet
+from lissome.recipes.paper import Drawn, Row, Sheet, of
 from lissome.report.drawing import INK, blank, legend, logarithmic, palette, plain
 from lissome.report.numerals import ABSENT, quantity, seconds
 
@@ -19,11 +19,6 @@ FLOOR, FAR = 1e-17, 1e3  # rounding of numbers near 1, and what has run away: th
 EARLY = ("regression, d = 1",)  # most of its way is gone in the first steps: drawn against their logarithm
 HALF, WHOLE = 1e-5, 1e-10  # of the residual at the start, to which SGD is timed
 BY = {"1": "1", "means": "balance of means", "traces": "balance of traces"}
-
-
-def of(rows: Sequence[Row], part: str, **wanted: Any) -> list[Row]:
-    """Return the rows of a part in which all these things are so."""
-    return [row for row in rows if row["part"] == part and all(row[key] == value for key, value in wanted.items())]
 
 
 def values(rows: Sequence[Row], key: str) -> list[Any]:

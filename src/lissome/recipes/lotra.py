@@ -14,12 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lissome._errors import UsageError
 from lissome.recipes import lotra_functions, lotra_pde, lotra_rates
 from lissome.recipes.lotra_claims import claims
 from lissome.recipes.lotra_names import FUNCTION, PDE, POINTS, POLICIES, RATES, START, WAYS, WIDTH, WIDTHS
 from lissome.recipes.lotra_report import drawings, tables
-from lissome.recipes.paper import Cell, Paper, ReplicateSettings, Row, Tick
+from lissome.recipes.paper import Cell, Paper, ReplicateSettings, Row, Tick, no_data
 
 PARTS = {FUNCTION: lotra_functions.run, PDE: lotra_pde.run, RATES: lotra_rates.run}
 SEEDS = 3
@@ -31,8 +30,7 @@ def cells(settings: ReplicateSettings) -> list[Cell]:
     Raises:
         UsageError: files of data, of which this paper has none.
     """
-    if settings.data:
-        raise UsageError(f"lotra reads no data, and '{settings.data[0]}' was given; leave out --data")
+    no_data(settings)
     found = list[Cell]()
     for seed in range(1 if settings.quick else settings.seeds or SEEDS):
         same: dict[str, Any] = {"seed": seed, "quick": settings.quick}

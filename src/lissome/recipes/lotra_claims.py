@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lissome.recipes.lotra_names import FULL, FUNCTION, MODES, PDE, RATES, WIDTHS
-from lissome.recipes.lotra_report import SHOWN, best, of
-from lissome.recipes.paper import Claim, Ratio, Row, Spread, spread
+from lissome.recipes.lotra_report import SHOWN, best
+from lissome.recipes.paper import Claim, Ratio, Row, Spread, of, spread
 
 LOW = "LoTRA 4"
 

@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lissome._errors import RunError
 from lissome._files import write
 from lissome.adapt import Adapted, adapt, tucker
 from lissome.adapt.tucker import contract
@@ -25,7 +24,7 @@ from lissome.models import KAN
 from lissome.optim import Group, Result
 from lissome.recipes.known import ALL_DIVERGED, ERROR, SEEN, Best, Known, best_of, relative, train
 from lissome.recipes.lotra_names import FULL, MODES, RANKS, START, WAYS
-from lissome.recipes.paper import Row, Tick
+from lissome.recipes.paper import Row, Tick, kept
 
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)  # each way has its best one, by points held out
 HELD = 1000  # points by which the rate is chosen, and again so many for the error
@@ -67,7 +66,8 @@ class Task:
         return 2 * torch.rand(n, self.inputs, generator=generator) - 1
 
 
-def _waves(x: Tensor) -> Tensor:
+def waves(x: Tensor) -> Tensor:
+    """Return exp(sin(pi x_1) + x_2^2) / 3 at points (N, 2), (N,)."""
     return torch.exp(torch.sin(math.pi * x[:, 0]) + x[:, 1].square()) / 3
 
 
@@ -76,7 +76,7 @@ def _rings(x: Tensor) -> Tensor:
     return torch.exp((inner + torch.sin(math.pi * x[:, 2] * x[:, 3])) / 2)
 
 
-TASKS = {"waves, 2 inputs": Task(2, _waves), "rings, 4 inputs": Task(4, _rings)}
+TASKS = {"waves, 2 inputs": Task(2, waves), "rings, 4 inputs": Task(4, _rings)}
 
 
 def home(place: Path, task: str, width: int, seed: int) -> Path:
@@ -96,9 +96,7 @@ def base(place: Path, task: str, width: int, seed: int) -> KAN:
         RunError: the cell that this one follows has left nothing.
     """
     path, model = home(place, task, width, seed), network(task, width, seed)
-    if not path.is_file():
-        raise RunError(f"'{path}' is missing, on which later cells rest; run the whole in a new directory")
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(load_file(kept(path)))
     return model
 
 

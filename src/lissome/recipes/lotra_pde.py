@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lissome._errors import RunError
 from lissome._files import write
 from lissome.adapt import Adapted
 from lissome.models import KAN
@@ -23,7 +22,7 @@ from lissome.pde import Problem, load_family
 from lissome.recipes.known import ALL_DIVERGED, best_of, train
 from lissome.recipes.lotra_functions import adapted_by, cut_errors, spectra, told
 from lissome.recipes.lotra_names import FULL, START
-from lissome.recipes.paper import Row, Tick
+from lissome.recipes.paper import Row, Tick, kept
 
 # family -> the member that is solved, and the one that its network is fitted to
 FAMILIES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
@@ -108,11 +107,9 @@ def transfer(tick: Tick, place: Path, *, task: str, width: int, seed: int, quick
         RunError: the cell that this one follows has left nothing.
     """
     sizes, path = QUICK if quick else WHOLE, _home(place, task, seed)
-    if not path.is_file():
-        raise RunError(f"'{path}' is missing, on which later cells rest; run the whole in a new directory")
     far = problem(task, sizes, seed, target=True)
     model = _network(far, seed, width)
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(load_file(kept(path)))
 
     def attempt(rate: float) -> tuple[Result, Adapted]:
         adapted, groups = adapted_by(model, way, seed), [Group(lr=rate)]

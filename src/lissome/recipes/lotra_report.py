@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lissome.recipes.lotra_names import FULL, FUNCTION, MODES, PDE, POLICIES, RANKS, RATES, WAYS
-from lissome.recipes.paper import Drawn, Row, Sheet
+from lissome.recipes.paper import Drawn, Row, Sheet, of
 from lissome.report.drawing import INK, Style, dress, legend, logarithmic, palette, plain
 from lissome.report.numerals import ABSENT, count, quantity, seconds
 
@@ -20,11 +20,6 @@ COLOURED = {
 }  # fmt: skip
 RULED = {"equal": "full", "closed": "svd", "measured": "lotra"}
 SHOWN = 4  # the rank of the table of spectra
-
-
-def of(rows: Sequence[Row], **wanted: object) -> list[Row]:
-    """Return the rows that have these values."""
-    return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
 
 
 def groups(rows: Sequence[Row]) -> list[tuple[str, str, int]]:

@@ -7,11 +7,13 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from pydantic import Field
 
+from lissome._errors import RunError, UsageError
 from lissome.recipes.settings import Strict
 
 Row = dict[str, Any]
@@ -25,6 +27,33 @@ class ReplicateSettings(Strict):
     data: list[str] = Field(default=[], description="files of data; none takes those that need no file")
     seeds: int | None = Field(default=None, ge=1, description="repetitions; null is the paper's own, 5 or 3")
     quick: bool = Field(default=False, description="a look in less than a minute")
+
+
+def no_data(settings: ReplicateSettings) -> None:
+    """Refuse files of data for a paper that has none.
+
+    Raises:
+        UsageError: some were given.
+    """
+    if settings.data:
+        raise UsageError(f"{settings.paper} reads no data, and '{settings.data[0]}' was given; leave out --data")
+
+
+def kept(path: Path) -> Path:
+    """Return the path of what an earlier cell has left.
+
+    Raises:
+        RunError: it has left nothing.
+    """
+    if not path.is_file():
+        raise RunError(f"'{path}' is missing, on which later cells rest; run the whole in a new directory")
+    return path
+
+
+def of(rows: Sequence[Row], part: str | None = None, **wanted: Any) -> list[Row]:
+    """Return the rows, of a part if one is named, in which all these things are so."""
+    wanted |= {} if part is None else {"part": part}
+    return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
 
 
 @dataclass(frozen=True)

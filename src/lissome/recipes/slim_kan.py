@@ -24,6 +24,7 @@ from lissome.optim import Group, Result
 from lissome.recipes.digits import Digits, Part, digits
 from lissome.recipes.known import ALL_DIVERGED, ERROR, SEEN, Known, best_of, train
 from lissome.recipes.labelled import has_breast_cancer
+from lissome.recipes.lotra_functions import waves
 from lissome.recipes.paper import Cell, Claim, Paper, Ratio, ReplicateSettings, Row, Spread, Tick, spread
 from lissome.recipes.slim_kan_report import DIGITS, FULL_KAN, MLPS, NARROW, SLIM, drawings, tables
 from lissome.recipes.training import count
@@ -39,10 +40,6 @@ STEPS = {"functions": 1000, "digits": 1000}
 QUICK = 20  # steps
 
 
-def _smooth(x: Tensor) -> Tensor:
-    return torch.exp(torch.sin(math.pi * x[:, 0]) + x[:, 1].square()) / 3
-
-
 def _oscillating(x: Tensor) -> Tensor:
     return torch.sin(4 * math.pi * x[:, 0]) * torch.cos(3 * math.pi * x[:, 1]) + x[:, 0] * x[:, 1]
 
@@ -52,7 +49,7 @@ def _sum(x: Tensor) -> Tensor:
 
 
 FUNCTIONS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
-    "smooth": (2, _smooth),
+    "smooth": (2, waves),
     "oscillating": (2, _oscillating),
     "sum in 10 dimensions": (10, _sum),
 }

@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from lissome.adapt.basis import BASES
-from lissome.recipes.paper import Claim, Ratio, Row, Spread, spread
+from lissome.recipes.paper import Claim, Ratio, Row, Spread, of, spread
 from lissome.recipes.sublora_names import ADALORA, ANEW, CONVERGED, EARLY, FASTER, FINAL, HALF, LONGER, LORA, TURNED
-from lissome.recipes.sublora_report import of
 
 Take = Callable[[Row], float]
 

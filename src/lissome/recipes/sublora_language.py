@@ -20,13 +20,13 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lissome._errors import RunError, UsageError
+from lissome._errors import UsageError
 from lissome._files import write
 from lissome.allocation import Allocation, JointRanks, Schedule, Weighed, measuring, weigh
 from lissome.bridges.labels import own_loss, sampled_likelihood
 from lissome.bridges.peft import PeftRanks, PeftTerms, cut_adapter_
 from lissome.bridges.trainer import GatedLora
-from lissome.recipes.paper import Row, Tick
+from lissome.recipes.paper import Row, Tick, kept
 from lissome.recipes.sublora_control import Anew
 from lissome.recipes.sublora_names import ANEW, FASTER, HALF, JOINT, LONGER, START
 from lissome.recipes.sublora_text import HELD, texts
@@ -204,9 +204,7 @@ def _keep(model: nn.Module, path: Path) -> None:
 
 
 def _kept(model: Any, path: Path) -> Any:
-    if not path.is_file():
-        raise RunError(f"'{path}' is missing, on which later cells rest; run the whole in a new directory")
-    model.load_state_dict(load_file(path), strict=False)  # the head is the embedding, and stands there once
+    model.load_state_dict(load_file(kept(path)), strict=False)  # the head is the embedding, and stands there once
     return model.eval()
 
 

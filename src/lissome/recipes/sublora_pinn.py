@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lissome._errors import RunError
 from lissome._files import write
 from lissome.adapt import RULES, Adapted, adalora, large, lora
 from lissome.adapt.choice import RankChoice
@@ -27,7 +26,7 @@ from lissome.allocation import AdaptedTerms, Allocation, Gates, JointRanks, Sche
 from lissome.models import MLP
 from lissome.optim import Budget, Group, Method, fit
 from lissome.pde import Problem, load_family
-from lissome.recipes.paper import Row, Tick
+from lissome.recipes.paper import Row, Tick, kept
 from lissome.recipes.sublora_control import Anew
 from lissome.recipes.sublora_names import ANEW, CONVERGED, EARLY, FAMILIES, JOINT, LORA, PAPERS, START, STATES
 
@@ -169,9 +168,7 @@ def _keep(model: nn.Module, path: Path) -> None:
 
 
 def _kept(model: nn.Module, path: Path) -> Any:
-    if not path.is_file():
-        raise RunError(f"'{path}' is missing, on which later cells rest; run the whole in a new directory")
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(load_file(kept(path)))
     return model
 
 

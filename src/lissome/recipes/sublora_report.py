@@ -9,18 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.figure import Figure
 
 from lissome.adapt import RULES
-from lissome.recipes.paper import Drawn, Row, Sheet
+from lissome.recipes.paper import Drawn, Row, Sheet, of
 from lissome.recipes.sublora_names import CONVERGED, LANGUAGE_WAYS, PAPERS, PINN_WAYS, SAID, STATES
 from lissome.report.drawing import blank, legend, logarithmic, palette, plain
 from lissome.report.numerals import ABSENT, quantity
 
 Dots = Mapping[str, Mapping[str, Sequence[float]]]  # series -> category -> a value for each seed
 BEYOND = 1e3  # times the best set's loss: what lies further off is drawn there
-
-
-def of(rows: Sequence[Row], part: str, **wanted: object) -> list[Row]:
-    """Return the rows of a part with these values."""
-    return [row for row in rows if row["part"] == part and all(row[key] == value for key, value in wanted.items())]
 
 
 def tables(rows: Sequence[Row]) -> list[Sheet]:

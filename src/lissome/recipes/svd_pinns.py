@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from lissome._errors import RunError, UsageError
+from lissome._errors import RunError
 from lissome.optim.journal import read
 from lissome.recipes import directory
 from lissome.recipes.archive import load_solution
 from lissome.recipes.cell import cells as adaptations
-from lissome.recipes.paper import Cell, Claim, Paper, Ratio, ReplicateSettings, Row, Tick, spread
+from lissome.recipes.paper import Cell, Claim, Paper, Ratio, ReplicateSettings, Row, Tick, no_data, of, spread
 from lissome.recipes.settings import AdaptSettings, SolveSettings, inherited, load
 from lissome.recipes.solution import solve
 from lissome.recipes.svd_pinns_report import PUBLISHED, drawings, error_at, reached, tables
@@ -72,8 +72,7 @@ def cells(settings: ReplicateSettings) -> list[Cell]:
     Raises:
         UsageError: files of data, of which this paper has none.
     """
-    if settings.data:
-        raise UsageError(f"svd-pinns reads no data, and '{settings.data[0]}' was given; leave out --data")
+    no_data(settings)
     found = []
     for preset in ("default", "published"):
         for seed in range(1 if settings.quick else settings.seeds or SEEDS):
@@ -184,14 +183,10 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _of(rows: Sequence[Row], **wanted: Any) -> list[Row]:
-    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-
-
 def _published(rows: Sequence[Row], c: float, label: str):
     """Compare with the published figures, at that mark where ours are worse."""
     ratios = []
-    for row in _of(rows, family="allen-cahn", preset="published", c=c, label=label):
+    for row in of(rows, family="allen-cahn", preset="published", c=c, label=label):
         errors = [(error_at(row, mark), value) for mark, value in PUBLISHED[c, label].items()]
         if all(error for error, _ in errors):
             ratios.append(Ratio(row["seed"], max(error / value for error, value in errors if error)))
@@ -200,9 +195,9 @@ def _published(rows: Sequence[Row], c: float, label: str):
 
 def _pairs(rows: Sequence[Row], one: dict[str, Any], other: dict[str, Any]):
     """Return pairs of cells that differ in these things alone."""
-    for row in _of(rows, **one):
+    for row in of(rows, **one):
         same = {key: row[key] for key in ("family", "seed", "c")}
-        yield from ((row, twin) for twin in _of(rows, **same, **other))
+        yield from ((row, twin) for twin in of(rows, **same, **other))
 
 
 def _ratio(rows: Sequence[Row], preset: str, one: str, other: str):
@@ -227,7 +222,7 @@ def _steps(rows: Sequence[Row], one: str, other: str):
 
 def _beaten(rows: Sequence[Row]):
     ratios = []
-    for row in _of(rows, family="allen-cahn", preset="default", label="svd"):
+    for row in of(rows, family="allen-cahn", preset="default", label="svd"):
         best = min((marks[MARKS[-1]] for (c, _), marks in PUBLISHED.items() if c == row["c"]), default=None)
         error = error_at(row)
         if best and error:
