@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from lissome._errors import RunError, UsageError
 from lissome.adapt import adapt
 from lissome.models import KAN
 from lissome.recipes import lotra, lotra_functions, lotra_pde, lotra_rates, replication
@@ -88,7 +89,7 @@ def test_each_network_is_fitted_to_the_new_task_after_it_was_trained():
 
 
 def test_data_are_refused():
-    with pytest.raises(lotra.UsageError, match="^lotra reads no data, and 'x' was given; leave out --data$"):
+    with pytest.raises(UsageError, match="^lotra reads no data, and 'x' was given; leave out --data$"):
         lotra.cells(asked(data=["x"]))
 
 
@@ -132,7 +133,7 @@ def test_cutting_a_change_is_measured_on_a_copy():
 
 
 def test_a_transfer_tells_numbers_errors_and_spectra_and_is_repeated_by_its_seed(tiny, tmp_path):
-    with pytest.raises(lotra_functions.RunError, match="is missing, on which later cells rest"):
+    with pytest.raises(RunError, match="is missing, on which later cells rest"):
         run(tmp_path, "full")
     first = run(tmp_path, "start")
     low, whole = run(tmp_path, "LoTRA 4"), run(tmp_path, "full")
