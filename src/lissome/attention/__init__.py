@@ -1,0 +1,36 @@
+"""Scores become weights in four stages: validity, bias, refine, normalize."""
+
+from lissome.attention.attend import attend, explain
+from lissome.attention.backends.naive import Stages, stages
+from lissome.attention.bias import Alibi, Fire, Kerple
+from lissome.attention.build import attention
+from lissome.attention.cache import GrowingCache
+from lissome.attention.frame import Frame
+from lissome.attention.normalize import SelfAdjust, softmax
+from lissome.attention.recipe import Attention
+from lissome.attention.refine import Dape
+from lissome.attention.rotary import Rotary
+from lissome.attention.validity import Validity, causal, every_kth, everything, window
+
+__all__ = [
+    "Alibi",
+    "Attention",
+    "Dape",
+    "Fire",
+    "Frame",
+    "GrowingCache",
+    "Kerple",
+    "Rotary",
+    "SelfAdjust",
+    "Stages",
+    "Validity",
+    "attend",
+    "attention",
+    "causal",
+    "every_kth",
+    "everything",
+    "explain",
+    "softmax",
+    "stages",
+    "window",
+]

@@ -1,0 +1,86 @@
+"""Run a recipe on queries, keys and values, by the way that suits it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lissome._errors import UsageError, unknown
+from lissome.attention.backends import naive, sdpa, tiled
+from lissome.attention.frame import Frame
+from lissome.attention.recipe import Attention
+
+BACKENDS = ("auto", "naive", "tiled", "sdpa")
+LARGEST = 2**25  # pairs over rows and heads that are held whole: 128 MB for each stage in float32
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    frame: Frame,
+    recipe: Attention,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    """Mix values by the weights of a recipe.
+
+    Args:
+        q: queries (B, H, Tq, D), already turned if the recipe has a rotary stage.
+        k: keys (B, G, Tk, D), G a divisor of H: each serves H / G heads.
+        v: values (B, G, Tk, Dv).
+        frame: where queries and keys stand.
+        recipe: validity, bias, refine, normalize.
+        scale: of the products, 1 / sqrt(D) if None.
+        dropout: part of the weights that is set to 0, after they are normalised.
+        backend: auto, naive, tiled or sdpa; `explain` says which one auto takes.
+
+    Returns:
+        (B, H, Tq, Dv) in v's dtype; a query that sees no key gets 0.
+
+    Raises:
+        UsageError: shapes that do not go together, an unknown backend, or one that cannot run the recipe.
+
+    >>> import torch
+    >>> x = torch.randn(1, 2, 5, 8)
+    >>> attend(x, x, x, Frame.full(5), Attention()).shape
+    torch.Size([1, 2, 5, 8])
+    """
+    _check(q, k, v, frame)
+    if backend not in BACKENDS:
+        raise unknown("backend", backend, BACKENDS)
+    taken = _choose(q, k, frame, recipe) if backend == "auto" else backend
+    if taken == "sdpa":
+        if not sdpa.serves(q, k, frame, recipe):
+            raise UsageError(f"backend sdpa runs causal softmax without padding alone, not: {recipe.explain()}")
+        return sdpa.attend(q, k, v, frame, recipe, scale, dropout)
+    if taken == "tiled":
+        return tiled.attend(q, k, v, frame, recipe, scale, dropout)
+    return naive.attend(q, k, v, frame, recipe, scale, dropout)
+
+
+def explain(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> str:
+    """Return the stages in words, and the backend that `attend` takes for such tensors."""
+    return f"{recipe.explain()}; by {_choose(q, k, frame, recipe)}"
+
+
+def _choose(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> str:
+    if sdpa.serves(q, k, frame, recipe):
+        return "sdpa"
+    return "tiled" if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] > LARGEST else "naive"
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, frame: Frame) -> None:
+    if any(x.ndim != 4 for x in (q, k, v)):
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
+        raise UsageError(f"q, k, v have shapes {shapes}; legal are four dimensions (B, heads, T, D)")
+    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise UsageError(f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} do not go together")
+    if q.shape[1] % k.shape[1]:
+        raise UsageError(f"{q.shape[1]} query heads do not divide into groups of {k.shape[1]} key heads")
+    if (frame.queries.shape[1], frame.keys.shape[1]) != (q.shape[2], k.shape[2]):
+        raise UsageError(
+            f"the frame has {frame.queries.shape[1]} queries and {frame.keys.shape[1]} keys, "
+            f"and q and k have {q.shape[2]} and {k.shape[2]}"
+        )

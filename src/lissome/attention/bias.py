@@ -1,0 +1,117 @@
+"""What is added to a score for its distance alone: ALiBi, Kerple, FIRE.
+
+With d = i - j >= 0 for the query at position i and the key at j, per head h:
+
+    Alibi            -slope_h d                                              arXiv 2108.12409
+    Kerple, log      -p_h log(1 + a_h d)                                     arXiv 2205.09921, eq. 7
+    Kerple, power    -a_h d^{p_h}, 0 < p_h <= 2                              arXiv 2205.09921, eq. 6
+    Fire             g(log(1 + |c d|) / (log(1 + |c max(i, |m L|)|) + eps))  arXiv 2310.04418, eq. 8
+
+A bias is a module that takes a frame and returns (1 or B, H, Tq, Tk); in the future, which no causal query sees, d
+counts as 0, so that every number is finite.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lissome._errors import UsageError, unknown
+from lissome.attention.frame import Frame
+
+LEAST = 1e-2  # Kerple's numbers stay above it, as in the published code
+FIRE_WIDTH = 32  # neurons of its network, arXiv 2310.04418, section 4
+FIRE_EPS = 1e-6  # keeps the quotient finite at the first position
+
+
+def slopes(heads: int) -> list[float]:
+    """Return ALiBi's slopes: 2^(-8h/H), interleaved with those of the next power of two where H is none.
+
+    >>> slopes(4)
+    [0.25, 0.0625, 0.015625, 0.00390625]
+    """
+    power = 2 ** math.floor(math.log2(heads))
+    first = [2 ** (-8 * h / power) for h in range(1, power + 1)]
+    return first + [2 ** (-4 * h / power) for h in range(1, 2 * (heads - power), 2)]
+
+
+class Alibi(nn.Module):
+    """Linear decay with fixed slopes; nothing is learned.
+
+    Args:
+        heads: H, at least 1.
+    """
+
+    slope: Tensor
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.register_buffer("slope", torch.tensor(slopes(heads)), persistent=False)
+
+    def forward(self, frame: Frame) -> Tensor:
+        """Return the bias (1 or B, H, Tq, Tk)."""
+        return -self.slope[:, None, None] * _past(frame, self.slope)
+
+
+class Kerple(nn.Module):
+    """Logarithmic or power decay with two learned numbers per head.
+
+    Args:
+        heads: H.
+        kind: log or power.
+
+    Raises:
+        UsageError: another kind.
+    """
+
+    def __init__(self, heads: int, kind: str = "log"):
+        super().__init__()
+        if kind not in ("log", "power"):
+            raise unknown("kind of Kerple", kind, ("log", "power"))
+        self.kind = kind
+        self.name = "kerple" if kind == "log" else "kerple(power)"
+        self.p = nn.Parameter(torch.rand(heads) * 2)
+        self.a = nn.Parameter(torch.rand(heads))
+
+    def forward(self, frame: Frame) -> Tensor:
+        """Return the bias (1 or B, H, Tq, Tk)."""
+        d = _past(frame, self.p)  # (., 1, Tq, Tk)
+        p, a = self.p.clamp(min=LEAST)[:, None, None], self.a.clamp(min=LEAST)[:, None, None]
+        return -p * torch.log1p(a * d) if self.kind == "log" else -a * d ** p.clamp(max=2)
+
+
+class Fire(nn.Module):
+    """A learned function of the distance relative to the query's position.
+
+    Args:
+        heads: H.
+        length: the training length; positions below half of it share one denominator.
+
+    Raises:
+        UsageError: a length below 2.
+    """
+
+    def __init__(self, heads: int, length: int):
+        super().__init__()
+        if length < 2:
+            raise UsageError(f"the training length of FIRE is {length}; legal are 2 and more positions")
+        self.threshold = length / 2
+        self.c = nn.Parameter(torch.tensor(0.1))
+        self.multiplier = nn.Parameter(torch.tensor(1.0))
+        self.network = nn.Sequential(nn.Linear(1, FIRE_WIDTH), nn.ReLU(), nn.Linear(FIRE_WIDTH, heads))
+
+    def forward(self, frame: Frame) -> Tensor:
+        """Return the bias (1 or B, H, Tq, Tk)."""
+        d = _past(frame, self.c)[:, 0]  # (., Tq, Tk)
+        i = frame.queries[:, :, None].clamp(min=0).to(self.c)  # (., Tq, 1)
+        far = torch.maximum(i, (self.multiplier * self.threshold).abs())
+        share = torch.log1p((self.c * d).abs()) / (torch.log1p((self.c * far).abs()) + FIRE_EPS)
+        return self.network(share[..., None]).permute(0, 3, 1, 2)
+
+
+def _past(frame: Frame, like: Tensor) -> Tensor:
+    """Return the distance, 0 in the future, (1 or B, 1, Tq, Tk) in at least float32: half precision has no 2,049."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return frame.distance.clamp(min=0).to(dtype)[:, None]

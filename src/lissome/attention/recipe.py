@@ -1,0 +1,67 @@
+"""An attention put together from its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from lissome.attention.normalize import softmax
+from lissome.attention.validity import Validity, causal
+
+Normalize = Callable[[Tensor, Tensor], Tensor]
+
+
+class Attention(nn.Module):
+    """A recipe: how scores become weights, in four stages, and how queries and keys are turned before.
+
+        validity(frame) -> (1 or B, 1, Tq, Tk) bool       which keys a query may see
+        bias(frame) -> (1 or B, H, Tq, Tk)                what is added for the distance; None: nothing
+        refine(scores, bias, valid) -> scores             None: scores + bias
+        normalize(scores, valid) -> weights               an empty row gives 0, never NaN
+
+    Each of bias and refine is a module of its own and is trained with the network that holds the recipe. `attend` runs
+    it. A stage of yours needs the signature above and nothing else; `lissome.testing` says whether it holds.
+
+    Args:
+        validity: what may be seen, `causal` unless told otherwise.
+        bias: `Alibi`, `Kerple`, `Fire` or a module of yours.
+        refine: `Dape` or a module of yours.
+        normalize: `softmax`, `SelfAdjust(4)` or a function of yours.
+        rotary: turns queries and keys; `rotate` applies it, before keys go into a cache.
+
+    >>> from lissome.attention import Dape, Kerple, SelfAdjust, window
+    >>> print(Attention(causal & window(256), Kerple(4), Dape(4, kernel=3), SelfAdjust(4)).explain())
+    causal & window(256); kerple; dape(3); self_adjust(4)
+    """
+
+    def __init__(
+        self,
+        validity: Validity = causal,
+        bias: nn.Module | None = None,
+        refine: nn.Module | None = None,
+        normalize: Normalize = softmax,
+        *,
+        rotary: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.validity, self.bias, self.refine, self.normalize, self.rotary = validity, bias, refine, normalize, rotary
+
+    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Return queries or keys (B, H, T, D) turned to their positions (1 or B, T), where the recipe turns any."""
+        return x if self.rotary is None else self.rotary(x, positions)
+
+    def explain(self) -> str:
+        """Return the stages in words, those alone that do something."""
+        stages = [self.validity.name, *(_said(stage) for stage in (self.rotary, self.bias, self.refine) if stage)]
+        return "; ".join([*stages, _said(self.normalize)])
+
+
+def plain(recipe: Attention) -> bool:
+    """Say whether a recipe is causal softmax attention with nothing between, which fused kernels serve."""
+    return recipe.validity is causal and recipe.bias is None and recipe.refine is None and recipe.normalize is softmax
+
+
+def _said(stage: object) -> str:
+    name = getattr(stage, "name", None)  # a stage of a user need not have one
+    return name if isinstance(name, str) else getattr(stage, "__name__", type(stage).__name__).lower()

@@ -1,0 +1,114 @@
+"""A small network that corrects biased scores across heads: DAPE (arXiv 2405.14722), DAPE V2 (arXiv 2410.04798).
+
+With S the scaled scores and P the bias, both (., H, Tq, Tk), and f : R^{2H} -> R^H at each pair:
+
+    Z = S + P + f([S ; P])      residual, the default       DAPE eq. 5
+    Z = f([S ; P])              plain
+    Z = f(S + P)                sum
+
+f is Linear -> LeakyReLU(0.01) -> Linear, that is two convolutions of width 1; V2 widens both along the keys
+(3, 5, ...), and a row then sees its scores as a feature map. Without a bias f reads S alone.
+
+Differs from the paper: the hidden map is 0 where a pair is not valid ("masked"). As published it is not, and row i then
+reads column i + 1, which a cached step does not have: decoding and left padding would give other scores.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lissome._errors import UsageError, unknown
+
+FORMS = ("residual", "plain", "sum")
+HIDDEN = ("masked", "published")
+WIDTH = 32  # DAPE section 4.1
+SLOPE = 0.01  # of the leaky ReLU
+
+
+class Dape(nn.Module):
+    """Data-adaptive position encoding; with a kernel of 3 or more, DAPE V2.
+
+    Args:
+        heads: H.
+        biased: whether there is a bias beside the scores to read.
+        kernel: keys that f sees, odd; 1 is DAPE.
+        form: residual, plain or sum.
+        hidden: masked or published; they differ for kernels above 1 alone.
+        width: of the hidden map.
+        zero_init: start the last layer at 0, so that a trained model can be given a refinement without a jump.
+
+    Raises:
+        UsageError: an even kernel, an unknown form, zero_init of a form without residual.
+    """
+
+    def __init__(
+        self,
+        heads: int,
+        *,
+        biased: bool = True,
+        kernel: int = 1,
+        form: str = "residual",
+        hidden: str = "masked",
+        width: int = WIDTH,
+        zero_init: bool = False,
+    ):
+        super().__init__()
+        if kernel < 1 or kernel % 2 == 0:
+            raise UsageError(f"the kernel of dape is {kernel}; legal are odd numbers: 1, 3, 5, ...")
+        if width < 1:
+            raise UsageError(f"the width of dape is {width}; legal are 1 and more")
+        if form not in FORMS:
+            raise unknown("form of dape", form, FORMS)
+        if hidden not in HIDDEN:
+            raise unknown("hidden of dape", hidden, HIDDEN)
+        if zero_init and form != "residual":
+            raise UsageError(f"zero_init keeps a model as it was in the residual form alone, and the form is {form}")
+        self.kernel, self.form, self.hidden, self.biased = kernel, form, hidden, biased
+        side = (0, kernel // 2)
+        read = 2 * heads if biased and form != "sum" else heads
+        self.inner = nn.Conv2d(read, width, (1, kernel), padding=side)
+        self.outer = nn.Conv2d(width, heads, (1, kernel), padding=side)
+        if zero_init:
+            nn.init.zeros_(self.outer.weight)
+            nn.init.zeros_(self.outer.bias)  # type: ignore[arg-type]
+
+    @property
+    def name(self) -> str:
+        """What `explain` says."""
+        form = "" if self.form == "residual" else f", {self.form}"
+        hidden = ", published" if self.ahead else ""
+        return f"dape({self.kernel}{form}{hidden})"
+
+    @property
+    def ahead(self) -> int:
+        """How many columns behind its own position a row reads besides; the published form alone reads any."""
+        return self.kernel // 2 if self.hidden == "published" else 0
+
+    def forward(self, scores: Tensor, bias: Tensor | None, valid: Tensor) -> Tensor:
+        """Return the refined scores.
+
+        Args:
+            scores: S, (B, H, Tq, Tk).
+            bias: P, (1 or B, H, Tq, Tk), or None.
+            valid: (1 or B, 1, Tq, Tk) bool.
+
+        Raises:
+            UsageError: a bias where it was made for none, or the other way round.
+        """
+        if self.biased != (bias is not None):
+            raise UsageError(
+                f"this dape was made with biased={self.biased}; with this bias it has to be {not self.biased}"
+            )
+        total = scores if bias is None else scores + bias  # (B, H, Tq, Tk)
+        read = total
+        if self.form != "sum" and bias is not None:
+            read = torch.cat((scores, bias.expand_as(scores)), 1)  # (B, 2H, Tq, Tk)
+        if self.kernel > 1:
+            read = read.masked_fill(~valid, 0)
+        map = F.leaky_relu(self.inner(read), SLOPE)  # (B, width, Tq, Tk)
+        if self.kernel > 1 and self.hidden == "masked":
+            map = map.masked_fill(~valid, 0)
+        found = self.outer(map)
+        return total + found if self.form == "residual" else found

@@ -1,0 +1,40 @@
+"""Rotary position embedding (arXiv 2104.09864, eq. 34): turned queries and keys, whose products depend on i - j."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lissome._errors import UsageError
+
+
+class Rotary(nn.Module):
+    """Turn pairs (x_m, x_{m + D/2}) by the angle position * base^(-2m/D); the half-split layout of Llama and NeoX.
+
+    Args:
+        dimension: D of a head, even.
+        base: of the wavelengths.
+
+    Raises:
+        UsageError: an odd dimension, or a base that is not above 1.
+    """
+
+    frequency: Tensor
+
+    def __init__(self, dimension: int, base: float = 10_000.0):
+        super().__init__()
+        if dimension % 2:
+            raise UsageError(f"rotary turns pairs of numbers, and a head has {dimension}; legal are even ones")
+        if not base > 1:
+            raise UsageError(f"the base of rotary is {base}; legal are numbers above 1")
+        frequency = base ** (-torch.arange(0, dimension, 2, dtype=torch.float64) / dimension)
+        self.register_buffer("frequency", frequency.float(), persistent=False)
+        self.base = base
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Return x (B, H, T, D) turned to its positions (1 or B, T), in x's dtype; angles are float32 or float64."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        angle = positions.to(dtype)[:, None, :, None] * self.frequency.to(dtype)  # (., 1, T, D/2)
+        cos, sin = angle.cos(), angle.sin()
+        left, right = x.to(dtype).chunk(2, dim=-1)
+        return torch.cat((left * cos - right * sin, right * cos + left * sin), -1).to(x.dtype)

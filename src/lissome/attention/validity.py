@@ -1,0 +1,79 @@
+"""Which keys a query may see: rules on a frame, combined by & and |."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lissome._errors import UsageError
+from lissome.attention.frame import Frame
+
+See = Callable[[Frame], Tensor]
+
+
+@dataclass(frozen=True)
+class Validity:
+    """A rule that says of each pair whether the query may see the key.
+
+    Attributes:
+        see: frame -> (1 or B, Tq, Tk) bool.
+        name: what `explain` says of it.
+        causal: whether it is certain that no query sees a later key; fast paths then skip the future.
+
+    >>> rule = causal & (window(2) | every_kth(3))
+    >>> rule(Frame.full(5))[0, 0].int()
+    tensor([[1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [1, 1, 1, 0, 0],
+            [1, 0, 1, 1, 0],
+            [1, 0, 0, 1, 1]], dtype=torch.int32)
+    """
+
+    see: See
+    name: str = "own rule"
+    causal: bool = False
+
+    def __call__(self, frame: Frame) -> Tensor:
+        """Return (1 or B, 1, Tq, Tk) bool: the rule, and that there is a key at all."""
+        seen = self.see(frame)[:, None]
+        if frame.present is None:
+            return seen
+        return seen & frame.present[:, None, None, :] & (frame.queries >= 0)[:, None, :, None]
+
+    def __and__(self, other: Validity) -> Validity:
+        """Return the rule that allows what both allow."""
+        left, right = (f"({rule.name})" if " | " in rule.name else rule.name for rule in (self, other))
+        return Validity(lambda f: self.see(f) & other.see(f), f"{left} & {right}", self.causal or other.causal)
+
+    def __or__(self, other: Validity) -> Validity:
+        """Return the rule that allows what either allows."""
+        name = f"{self.name} | {other.name}"
+        return Validity(lambda f: self.see(f) | other.see(f), name, self.causal and other.causal)
+
+
+causal = Validity(lambda frame: frame.distance >= 0, "causal", causal=True)
+everything = Validity(lambda frame: frame.distance.abs() >= 0, "everything")
+
+
+def window(size: int) -> Validity:
+    """Return the rule that a query sees the keys less than `size` positions away, itself among them.
+
+    Raises:
+        UsageError: a size below 1.
+    """
+    if size < 1:
+        raise UsageError(f"the window is {size}; legal are 1 and more positions")
+    return Validity(lambda frame: frame.distance.abs() < size, f"window({size})")
+
+
+def every_kth(k: int) -> Validity:
+    """Return the rule that a query sees the keys whose position is a multiple of k (FixLLM of arXiv 2412.12094).
+
+    Raises:
+        UsageError: k below 1.
+    """
+    if k < 1:
+        raise UsageError(f"k of every_kth is {k}; legal are 1 and more positions")
+    return Validity(lambda frame: (frame.keys % k == 0)[:, None, :].expand(frame.distance.shape), f"every_kth({k})")
