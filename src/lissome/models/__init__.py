@@ -1,17 +1,23 @@
 """Arrangements of modules; nothing about training."""
 
 from lissome.models.activation import ACTIVATIONS, ReLU3, Sin, activation
+from lissome.models.decoder import Decoder
 from lissome.models.edges import EdgeFunctions, edge_functions
+from lissome.models.generation import generate
 from lissome.models.kan import KAN, KANLayer, SlimKANLayer
 from lissome.models.mlp import MLP
 from lissome.models.pykan import from_pykan
 from lissome.models.regrid import update_grid
+from lissome.models.shape import PRESETS, DecoderShape
 from lissome.models.two_layer import TwoLayerKAN
 
 __all__ = [
     "ACTIVATIONS",
     "KAN",
     "MLP",
+    "PRESETS",
+    "Decoder",
+    "DecoderShape",
     "EdgeFunctions",
     "KANLayer",
     "ReLU3",
@@ -21,5 +27,6 @@ __all__ = [
     "activation",
     "edge_functions",
     "from_pykan",
+    "generate",
     "update_grid",
 ]

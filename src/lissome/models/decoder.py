@@ -1,0 +1,160 @@
+"""A decoder-only transformer whose attention is a recipe; read from top to bottom.
+
+tokens -> embedding -> L times (x + attend(norm(x)); x + feed(norm(x))) -> norm -> logits
+
+RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202) or GELU, tied embeddings (arXiv 1608.05859), grouped-query heads
+(arXiv 2305.13245).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lissome.attention import Attention, Frame, GrowingCache, attend, attention
+from lissome.models.shape import DecoderShape
+
+STD = 0.02  # of new weights, as in GPT-2; projections onto the residual stream start 1 / sqrt(2 L) smaller
+
+
+class Heads(nn.Module):
+    """Attention of one layer: projections around a recipe."""
+
+    def __init__(self, shape: DecoderShape, recipe: Attention):
+        super().__init__()
+        self.heads, self.groups, self.dropout = shape.heads, shape.groups, shape.dropout
+        self.dimension = shape.width // shape.heads
+        self.read = nn.Linear(shape.width, (self.heads + 2 * self.groups) * self.dimension, bias=False)
+        self.write = nn.Linear(shape.width, shape.width, bias=False)
+        self.recipe = recipe
+
+    def project(self, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+        """Return turned queries (B, H, T, D), turned keys and values (B, G, T, D) of x (B, T, width)."""
+        each = self.read(x).unflatten(-1, (-1, self.dimension)).transpose(1, 2)  # (B, H + 2 G, T, D)
+        both, v = each.split((self.heads + self.groups, self.groups), 1)
+        q, k = self.recipe.rotate(both, frame.queries).split((self.heads, self.groups), 1)
+        return q, k, v
+
+    def forward(self, x: Tensor, frame: Frame, cache: GrowingCache | None, layer: int) -> Tensor:
+        """Return the update of x (B, T, width)."""
+        q, k, v = self.project(x, frame)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        mixed = attend(q, k, v, frame, self.recipe, dropout=self.dropout if self.training else 0.0)
+        return self.write(mixed.transpose(1, 2).flatten(2))
+
+
+class Feed(nn.Module):
+    """The two-layer network of each position: SwiGLU or GELU."""
+
+    def __init__(self, shape: DecoderShape):
+        super().__init__()
+        self.gated = shape.feed == "swiglu"
+        self.read = nn.Linear(shape.width, shape.hidden * (2 if self.gated else 1), bias=False)
+        self.write = nn.Linear(shape.hidden, shape.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the update of x (B, T, width)."""
+        h = self.read(x)
+        if not self.gated:
+            return self.write(F.gelu(h))
+        gate, value = h.chunk(2, -1)
+        return self.write(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """One layer: attention, then the network of each position, each added to what was there."""
+
+    def __init__(self, shape: DecoderShape, recipe: Attention):
+        super().__init__()
+        self.norm_heads, self.norm_feed = nn.RMSNorm(shape.width, eps=1e-5), nn.RMSNorm(shape.width, eps=1e-5)
+        self.heads, self.feed = Heads(shape, recipe), Feed(shape)
+        self.dropout = shape.dropout
+
+    def forward(self, x: Tensor, frame: Frame, cache: GrowingCache | None = None, layer: int = 0) -> Tensor:
+        """Return x (B, T, width) after the layer."""
+        x = x + self._drop(self.heads(self.norm_heads(x), frame, cache, layer))
+        return x + self._drop(self.feed(self.norm_feed(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Decoder(nn.Module):
+    """A language model.
+
+    Args:
+        shape: sizes and the names of the stages; see `DecoderShape`.
+        recipe: returns the attention of a layer from its number; None builds what the shape names.
+
+    >>> import torch
+    >>> model = Decoder(DecoderShape(vocabulary=256, layers=2, width=32, heads=4, position="kerple", refine="dape(3)"))
+    >>> model(torch.zeros(1, 5, dtype=torch.long)).shape
+    torch.Size([1, 5, 256])
+    """
+
+    def __init__(self, shape: DecoderShape, recipe: Callable[[int], Attention] | None = None):
+        super().__init__()
+        self.shape = shape
+        recipe = recipe or (lambda layer: _named(shape))
+        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+        self.blocks = nn.ModuleList(Block(shape, recipe(layer)) for layer in range(shape.layers))
+        self.norm = nn.RMSNorm(shape.width, eps=1e-5)
+        self.head = None if shape.tied else nn.Linear(shape.width, shape.vocabulary, bias=False)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Draw the weights; those of a recipe's stages stay as the stages drew them."""
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2 and ".recipe." not in name:
+                small = 1 / math.sqrt(2 * self.shape.layers) if name.endswith("write.weight") else 1.0
+                nn.init.normal_(weight, std=STD * small)
+
+    def frame(self, tokens: Tensor, present: Tensor | None = None) -> Frame:
+        """Return the frame of a full pass."""
+        return Frame.full(tokens.shape[1], tokens=tokens, present=present, device=tokens.device)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        present: Tensor | None = None,
+        cache: GrowingCache | None = None,
+        last: int | None = None,
+    ) -> Tensor:
+        """Return the logits of the next token at each position.
+
+        Args:
+            tokens: (B, T) int64, below the vocabulary's size.
+            present: (B, T) bool, False at padding, left or right; None: there is none.
+            cache: holds what was read before and gets these tokens; `self.cache()` makes one.
+            last: only of so many last positions, which saves the rest of (B, T, V).
+
+        Returns:
+            (B, T or last, V), in the dtype that the weights or autocast give.
+        """
+        frame = self.frame(tokens, present) if cache is None else cache.begin(tokens, present)
+        x = self.embedding(tokens)  # (B, T, width)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, frame, cache, layer)
+        x = self.norm(x if last is None else x[:, -last:])
+        return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+
+    def cache(self) -> GrowingCache:
+        """Return an empty cache for this model."""
+        return GrowingCache(len(self.blocks))
+
+
+def _named(shape: DecoderShape) -> Attention:
+    return attention(
+        shape.heads,
+        shape.width // shape.heads,
+        position=shape.position,
+        refine=shape.refine,
+        normalize=shape.normalize,
+        validity=shape.validity,
+        length=shape.length,
+    )

@@ -1,0 +1,97 @@
+"""The sizes of a decoder, and the presets; loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lissome._errors import UsageError, unknown
+
+FEEDS = ("swiglu", "gelu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderShape:
+    """Sizes of a decoder, and the names of its attention's stages.
+
+    Attributes:
+        vocabulary: V, how many tokens there are.
+        layers: L.
+        width: of the residual stream.
+        heads: H of the queries; divides the width.
+        key_heads: G of keys and values; divides H; None is H.
+        feed: swiglu or gelu.
+        feed_width: hidden numbers of each position; None is 4 times the width for gelu, and as many weights for swiglu.
+        tied: whether the embedding is the output layer too.
+        dropout: part of activations and of attention weights that is set to 0 in training.
+        position, refine, normalize, validity: as `lissome.attention.attention` reads them.
+        length: the training length, in tokens; FIRE needs it.
+
+    Raises:
+        UsageError: sizes that do not go together, or an unknown feed.
+
+    >>> DecoderShape(vocabulary=256, **PRESETS["tiny"]).hidden
+    352
+    """
+
+    vocabulary: int
+    layers: int
+    width: int
+    heads: int
+    key_heads: int | None = None
+    feed: str = "swiglu"
+    feed_width: int | None = None
+    tied: bool = True
+    dropout: float = 0.0
+    position: str = "rotary"
+    refine: str = "none"
+    normalize: str = "softmax"
+    validity: str = "causal"
+    length: int | None = None
+
+    def __post_init__(self):
+        for name in ("vocabulary", "layers", "width", "heads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; legal are 1 and more")
+        for name in ("key_heads", "feed_width"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"{name} is {value}; legal are 1 and more, or none")
+        if self.width % self.heads:
+            near = [h for h in range(1, self.width + 1) if self.width % h == 0]
+            raise UsageError(f"{self.heads} heads do not divide the width {self.width}; legal are: {_listed(near)}")
+        if self.heads % self.groups:
+            near = [g for g in range(1, self.heads + 1) if self.heads % g == 0]
+            raise UsageError(f"{self.groups} key heads do not divide {self.heads} heads; legal are: {_listed(near)}")
+        if self.feed not in FEEDS:
+            raise unknown("feed", self.feed, FEEDS)
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout is {self.dropout}; legal are numbers from 0 to below 1")
+
+    @property
+    def groups(self) -> int:
+        """G, the heads of keys and values."""
+        return self.heads if self.key_heads is None else self.key_heads
+
+    @property
+    def hidden(self) -> int:
+        """The hidden numbers of each position; for swiglu 8/3 of the width, up to a multiple of 32."""
+        if self.feed_width is not None:
+            return self.feed_width
+        return 4 * self.width if self.feed == "gelu" else 32 * round(self.width * 8 / 3 / 32)
+
+    def told(self) -> dict[str, Any]:
+        """Return the shape as JSON; `DecoderShape(**told)` is the same."""
+        return asdict(self)
+
+
+PRESETS: Mapping[str, Mapping[str, int]] = {
+    "tiny": {"layers": 4, "width": 128, "heads": 4},
+    "small": {"layers": 6, "width": 384, "heads": 6},
+    "125m": {"layers": 12, "width": 768, "heads": 12},
+    "350m": {"layers": 24, "width": 1024, "heads": 16},
+}
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values))
