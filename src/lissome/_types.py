@@ -64,6 +64,19 @@ class Balanced(Protocol):
 
 
 @runtime_checkable
+class Divisible(Protocol):
+    """An objective whose loss is a weighted mean over rows, so that parts of a batch can be computed apart."""
+
+    def divide(self, batch: Batch, count: int) -> list[tuple[Batch, float]]:
+        """Cut a batch into `count` parts, each with its weight; the batch's loss is the weighted sum of theirs.
+
+        The weights sum to 1: for a mean over rows they are the parts of the rows, for a mean over scored places the
+        parts of the places. The loss of a part has to be finite also where its weight is 0. The same on each process.
+        """
+        ...
+
+
+@runtime_checkable
 class Adaptive(Protocol):
     """An objective that can draw where a model is wrong."""
 

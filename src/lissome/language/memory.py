@@ -1,0 +1,53 @@
+"""How much memory is left, and what to say when it is not enough."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+GROUP = Path("/sys/fs/cgroup")  # limits of a container
+SYSTEM = Path("/proc/meminfo")
+FULL = ("can't allocate memory", "not enough memory")  # what torch says on a CPU
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Return the bytes that may still be taken on a device; None where the system does not tell."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept by torch
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type != "cpu":
+        return None
+    found = [left for left in (_system(SYSTEM), _group(GROUP)) if left is not None]
+    return min(found, default=None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error is of torch that found no memory, on a GPU or a CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL)
+
+
+def _system(file: Path) -> int | None:
+    try:
+        for line in file.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # all there is, where no more is told
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        return None
+
+
+def _group(folder: Path) -> int | None:
+    try:
+        limit = int((folder / "memory.max").read_text())
+        taken = int((folder / "memory.current").read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such limit: none there, or the word max
+        return None
+    return max(0, limit - taken + int(stat.get("inactive_file", 0)))  # pages of files are given up
