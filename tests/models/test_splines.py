@@ -55,10 +55,31 @@ def test_gradients_of_any_order_are_those_of_the_rule(even):
     torch.testing.assert_close(second, (curve * seeds).sum(1), rtol=1e-10, atol=1e-10)
 
 
+def test_forward_mode_and_reverse_mode_go_through_all_derivatives():
+    basis, x = BSpline(2), points(6).requires_grad_()
+    for call in (basis, *(lambda x, n=n: basis.taylor(x)[n] for n in range(3))):
+        assert torch.autograd.gradcheck(call, x, check_forward_ad=True, check_batched_grad=True)
+        assert torch.autograd.gradgradcheck(call, x)
+
+
+@pytest.mark.parametrize("intervals", [5, 30])
+def test_grids_of_inputs_may_differ_and_stay_even(intervals):
+    basis = BSpline(2, intervals=intervals)
+    basis.set_knots(basis.knots * torch.tensor([[1.0], [0.5]]) + torch.tensor([[0.0], [0.25]]))
+    assert basis.even
+    x = points()
+    torch.testing.assert_close(basis(x), basis._recursion(x, 3), rtol=1e-11, atol=1e-11)
+
+
 def test_all_ways_to_the_same_splines_agree():
     basis, x = BSpline(3), points(50, 3)
     truth = basis._recursion(x, 3)
-    for found in (basis._cubes(x), basis._scattered(x), basis.taylor(x)[0], vmap(lambda row: basis(row[None])[0])(x)):
+    for found in (
+        basis._cubes(x, 0),
+        basis._scattered(x),
+        basis.taylor(x)[0],
+        vmap(lambda row: basis(row[None])[0])(x),
+    ):
         torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-12)
 
 

@@ -23,6 +23,7 @@ from lissome._errors import UsageError
 from lissome.models.sizes import check_whole
 
 Taylor = tuple[Tensor, Tensor, Tensor]
+WIDE = 20  # from so many functions on the four that are not 0 are written into their places, where nothing is fused
 
 
 class BSpline(nn.Module):
@@ -48,6 +49,7 @@ class BSpline(nn.Module):
     """
 
     knots: Tensor
+    scale: Tensor  # (2, inputs): where the first interval begins, intervals in a unit; one row is read without gaps
 
     def __init__(self, inputs: int, *, intervals: int = 5, order: int = 3, low: float = -1.0, high: float = 1.0):
         super().__init__()
@@ -58,6 +60,8 @@ class BSpline(nn.Module):
         self.inputs, self.intervals, self.order = inputs, intervals, order
         steps = torch.arange(-order, intervals + order + 1, dtype=torch.float64)
         self.register_buffer("knots", (low + (high - low) * steps / intervals).repeat(inputs, 1))
+        ends = torch.tensor([[low], [intervals / (high - low)]], dtype=torch.float64)
+        self.register_buffer("scale", ends.repeat(1, inputs), persistent=False)
         self.even = True
 
     @property
@@ -84,25 +88,19 @@ class BSpline(nn.Module):
             where = int((knots.diff(dim=1) <= 0).any(1).nonzero()[0])
             raise UsageError(f"the knots of input {where} do not increase; a knot that is repeated has no interval")
         self.knots.copy_(knots)
-        self.even = self._is_even()
+        self._settle()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the functions at x."""
         if self.even and self.order == 3:
-            return self._cubes(x) if torch.compiler.is_compiling() else self._scattered(x)
+            wide = self.size > WIDE and not torch.compiler.is_compiling()
+            return self._scattered(x) if wide else self._cubes(x, 0)
         return self._recursion(x, self.order)
 
     def taylor(self, x: Tensor) -> Taylor:
         """Return the functions and their first and second derivatives at x, (N, G + p, inputs) each."""
         if self.even and self.order == 3:
-            u, h = self._scaled(x)
-            a = u[:, None] - torch.arange(-1, self.intervals + 2, device=x.device, dtype=x.dtype)[:, None]
-            sign, two, one = a.sign(), torch.relu(2 - a.abs()), torch.relu(1 - a.abs())
-            return (
-                (two**3 - 4 * one**3) / 6,
-                sign * (2 * one * one - two * two / 2) / h,
-                (two - 4 * one) / (h * h),
-            )
+            return self._cubes(x, 0), self._cubes(x, 1), self._cubes(x, 2)
         return self._recursion(x, self.order), self._derivative(x, self.order, 1), self._derivative(x, self.order, 2)
 
     def mean_square(self) -> float:
@@ -111,21 +109,15 @@ class BSpline(nn.Module):
         like = BSpline(1, intervals=self.intervals, order=self.order, low=0.0, high=1.0).double()
         return float(like(x).square().mean(0).sum())
 
-    def _scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x in spacings from the first end of the grid, and the spacings (inputs,)."""
-        knots = self.knots.to(x)
-        h = (knots[:, -1] - knots[:, 0]) / (knots.shape[1] - 1)
-        return (x - knots[:, self.order]) / h, h
-
-    def _cubes(self, x: Tensor) -> Tensor:
-        u, _ = self._scaled(x)
-        a = (u[:, None] - torch.arange(-1, self.intervals + 2, device=x.device, dtype=x.dtype)[:, None]).abs()
-        two, one = torch.relu(2 - a), torch.relu(1 - a)
-        return (two * two * two - 4 * one * one * one) / 6
+    def _cubes(self, x: Tensor, times: int) -> Tensor:
+        start, rate = self.scale.to(x)
+        found = _pieces((x - start) * rate, self.size, times)
+        return found * rate**times if times else found
 
     def _scattered(self, x: Tensor) -> Tensor:
         """Write the four functions that are not 0 into their places: half the arithmetic, where nothing is fused."""
-        u, _ = self._scaled(x)
+        start, rate = self.scale.to(x)
+        u = (x - start) * rate
         cell = u.detach().floor()
         t = u - cell
         s, t2 = 1 - t, t * t
@@ -156,16 +148,63 @@ class BSpline(nn.Module):
         p = order
         return p * (below[:, :-1] / (t[p:-1] - t[: -p - 1]) - below[:, 1:] / (t[p + 1 :] - t[1:-p]))
 
-    def _is_even(self) -> bool:
+    def _settle(self) -> None:
+        """Note what follows from the knots."""
         gaps = self.knots.double().diff(dim=1)
-        return bool((gaps - gaps.mean(1, keepdim=True)).abs().max() <= 1e-5 * gaps.max())
+        mean = gaps.mean(1, keepdim=True)
+        self.even = bool((gaps - mean).abs().max() <= 1e-5 * gaps.max())
+        self.scale.copy_(torch.stack([self.knots[:, self.order], 1 / mean[:, 0]]))
 
     def _apply(self, fn: Any, recurse: bool = True) -> BSpline:
-        kept = self.knots
+        kept = self.knots, self.scale
         super()._apply(fn, recurse)
-        self.knots = kept.to(self.knots.device)
+        self.knots, self.scale = (each.to(self.knots.device) for each in kept)
         return self
 
     def _load_from_state_dict(self, *given: Any) -> None:
         super()._load_from_state_dict(*given)
-        self.even = self._is_even()
+        self._settle()
+
+
+def _pieces(u: Tensor, size: int, times: int) -> Tensor:
+    """Return the cubic B-splines at u (N, inputs), one interval a unit, or a derivative: (N, size, inputs)."""
+    found: Tensor = (_Cubes if torch.compiler.is_compiling() else _Forward).apply(u, size, times)
+    return found
+
+
+class _Cubes(torch.autograd.Function):
+    """The backward pass reads u alone."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u: Tensor, size: int, times: int) -> Tensor:
+        a = u[:, None] - torch.arange(-1, size - 1, device=u.device, dtype=u.dtype)[:, None]
+        if times > 3:
+            return torch.zeros_like(a)
+        far = a.abs() if times % 2 else a.abs_()  # in place from here on: new memory costs more than arithmetic
+        two, one = far.clamp_max(2).sub_(2), far.clamp_max_(1).sub_(1)
+        for part in (two, one):
+            part.pow_(3 - times) if times < 3 else part.sign_()
+        found = two.sub_(one, alpha=4).mul_((-1 / 6, -1 / 2, -1, 1)[times])
+        return found.mul_(a.sign_()) if times % 2 else found
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        u, ctx.size, ctx.times = inputs
+        ctx.save_for_backward(u)
+        ctx.save_for_forward(u)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        (u,) = ctx.saved_tensors
+        return (grad * _pieces(u, ctx.size, ctx.times + 1)).sum(1), None, None
+
+
+class _Forward(_Cubes):
+    """Forward mode too, which the compiler refuses."""
+
+    @staticmethod
+    def jvp(ctx, dot: Tensor, *_):  # type: ignore[override]
+        (u,) = ctx.saved_tensors
+        return dot[:, None] * _pieces(u, ctx.size, ctx.times + 1)
