@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lissome._errors import RunError, UsageError
 from lissome._files import place, reason
+from lissome.optim.sharding import like
 
 MODEL, TENSORS, STATE = "model.safetensors", "state.safetensors", "state.json"
 
@@ -147,7 +148,22 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str = 
             raise UsageError(f"{source} is of another network: it holds '{name}', which the network lacks")
     with torch.no_grad():
         for name, value in own.items():
-            value.copy_(tensors[name])
+            value.copy_(like(tensors[name].to(value.device), value))
+
+
+def difference(before: Any, now: Any, path: str = "") -> str:
+    """Name the first place where two trees of settings differ, or return nothing.
+
+    >>> difference({"seed": 3, "betas": [0.9, 0.99]}, {"seed": 3, "betas": [0.9, 0.95]})
+    'betas[1] was 0.99 and is 0.95 now'
+    """
+    if isinstance(before, dict) and isinstance(now, dict) and list(before) == list(now):
+        pairs = [(f"{path}.{key}" if path else str(key), before[key], now[key]) for key in now]
+    elif isinstance(before, list | tuple) and isinstance(now, list | tuple) and len(before) == len(now):
+        pairs = [(f"{path}[{index}]", a, b) for index, (a, b) in enumerate(zip(before, now, strict=True))]
+    else:
+        return "" if before == now else f"{path} was {before!r} and is {now!r} now"
+    return next(filter(None, (difference(a, b, name) for name, a, b in pairs)), "")
 
 
 def _beside(directory: Path) -> tuple[Path, Path]:
@@ -158,10 +174,11 @@ def _recover(directory: Path) -> None:
     """Finish a rename that was cut off: the new directory if it is whole, else the old one."""
     new, old = _beside(directory)
     if not directory.exists():
-        if (new / STATE).exists():
-            os.replace(new, directory)
-        elif old.exists():
-            os.replace(old, directory)
+        with contextlib.suppress(OSError):  # another process of the run has just done it
+            if (new / STATE).exists():
+                os.replace(new, directory)
+            elif old.exists():
+                os.replace(old, directory)
 
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

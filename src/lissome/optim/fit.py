@@ -13,11 +13,12 @@ from torch import nn
 
 from lissome._errors import Interrupted, RunError, UsageError
 from lissome._types import Objective, Watcher
-from lissome.optim import checkpoint
+from lissome.optim import checkpoint, sharding
 from lissome.optim.bar import Bar
-from lissome.optim.capture import Capture
+from lissome.optim.capture import ONE, Capture
+from lissome.optim.conditions import check
 from lissome.optim.journal import Journal
-from lissome.optim.machine import Stop, accelerator, begin_trackers, mean, numbers, stoppable
+from lissome.optim.machine import Stop, accelerator, agree, begin_trackers, mean, numbers, stoppable
 from lissome.optim.method import Budget, Method, Outcome, Result
 from lissome.optim.optimizers import build
 from lissome.optim.step import Stepper
@@ -48,8 +49,12 @@ def fit(
     """Train the model in place until the budget is used up.
 
     On a CPU the same call gives the same bits, and so does a run that was stopped at any moment and
-    resumed (with a budget in steps, and with `compile` other than "auto" for two separate runs: the
-    choice made by timing is kept over a resume, but another run may choose otherwise).
+    resumed (with a budget in steps, and with `compile` other than True and "auto" for two separate runs:
+    the choice made by timing is kept over a resume, but another run may choose otherwise).
+
+    Several processes train a `Divisible` objective as one does, to rounding: all draw one batch and take their rows of
+    it (what a model draws itself, as dropout does, is drawn by each). Any other objective is drawn by each process, all
+    `points`. Launched for FSDP, the model is sharded (see `sharding`) and stays so, also for callbacks and `evaluate`.
 
     Args:
         model: trained where it is; its device is the run's device.
@@ -65,7 +70,8 @@ def fit(
         resume: go on from the directory's checkpoint.
         progress: show a bar if the error stream is a terminal.
         precision: no, bf16 or fp16 (mixed precision by Accelerate).
-        compile: capture loss and gradient by torch.compile: True, False, or "auto" by a short timing trial.
+        compile: capture loss and gradient by torch.compile: False, "one graph", "two graphs", True for the quicker of
+            these two, or "auto" for the quickest of all by a short timing trial.
         tensorboard: write curves for TensorBoard too (needs `lissome[tensorboard]`).
         on_step: called with the number of steps done and the model after each step; True ends the run. A `Watcher`
             is told of the optimizers too, before the first of its steps.
@@ -92,9 +98,13 @@ def fit(
         raise UsageError(f"{folder} holds a run already; resume it, delete it or choose another directory")
     device = next(iter(trained.values())).device
     machine = accelerator(device, precision, tensorboard=tensorboard, directory=folder)
-    stepper = Stepper(model, objective, trained, machine, seed)
+    sharded = sharding.asked(machine)
+    agree(model, machine)
+    if sharded:
+        trained = sharding.shard(model, machine, trained)
+    stepper = Stepper(model, objective, trained, machine, seed, sharded)
     for each in methods:
-        build(each, trained)  # what is wrong with a later method is said now
+        check(each, build(each, trained), objective, machine, sharded=sharded)  # also of later methods, said now
     run = _Run(stepper, methods, budget, seed, folder, on_step)
     run.evaluate_every = evaluate_every or (max(1, budget.steps // 50) if budget.steps else 100)
     run.checkpoint_every = checkpoint_every
@@ -164,15 +174,12 @@ class _Run:
             "parameters": list(stepper.trained),
             "seed": seed,
             "methods": [method.settings() for method in methods],
-            "processes": self.machine.num_processes,
+            "processes": stepper.streams,  # of batches: one where processes share them, however many they are
             "precision": self.machine.mixed_precision,
         }
 
     def begin(self, mode: str | bool) -> None:
         """Start a new run: points, weights, the choice of capture, the evaluation at step 0."""
-        if self.stepper.several:
-            for value in self.model.state_dict().values():
-                torch.distributed.broadcast(value, 0)
         self.journal.start()
         self.stepper.enter(self.methods[0])
         self.introduce()
@@ -190,7 +197,9 @@ class _Run:
         loaded = checkpoint.read(place)
         checkpoint.load_weights(self.model, loaded.model, str(place))
         state = loaded.state
-        different = _difference({name: state.get(name) for name in self.settings}, self.settings)
+        usual = Method().settings()  # of what a method had not when the checkpoint was written
+        state["methods"] = [usual | method for method in state.get("methods", [])]
+        different = checkpoint.difference({name: state.get(name) for name in self.settings}, self.settings)
         if different:
             raise UsageError(f"{place} is of another run: {different}")
         self.step, self.phase, self.stalled = state["step"], state["phase"], state["stalled"]
@@ -201,7 +210,7 @@ class _Run:
         self.introduce()
         kept = state["capture"]
         if kept["compiled"]:  # the same choice, or the bits would differ
-            self.stepper.choose(True, self.remaining)
+            self.stepper.choose(kept.get("form") or ONE, self.remaining)  # the first version had one form
         else:
             self.stepper.capture = Capture(self.stepper.eager, False, kept["reason"])
         self.journal.start(upto=self.step)
@@ -222,13 +231,13 @@ class _Run:
             limits.append((self.budget.seconds - self.seconds) / step_seconds)
         return max(min(limits), 0)
 
-    def done(self) -> float:
-        """Return the part of the phase that is over, by steps or by seconds, whichever is further."""
+    def done(self, after: int = 0) -> float:
+        """Return the part of the phase that is over after some steps more, by steps or seconds, the larger of both."""
         parts = [0.0]
         share = self.shares[self.phase]
         if self.budget.steps is not None:
             span = round(self.budget.steps * share) - self.phase_step
-            parts.append((self.step - self.phase_step) / span if span > 0 else 1.0)
+            parts.append((self.step + after - self.phase_step) / span if span > 0 else 1.0)
         if self.budget.seconds is not None:
             span = self.budget.seconds * share - self.phase_seconds
             parts.append((self.seconds - self.phase_seconds) / span if span > 0 else 1.0)
@@ -269,7 +278,8 @@ class _Run:
     def advance(self) -> bool:
         """Do one step and say whether anything can still move; what a method refuses is told with what is kept."""
         try:
-            return self.stepper.advance(self.step - self.phase_step, self.methods[self.phase].factor(self.done()))
+            factor = self.methods[self.phase].factor(self.done(), self.done(after=1))
+            return self.stepper.advance(self.step - self.phase_step, factor)
         except RunError as error:
             raise RunError(f"after {self.step} steps {error}; {self.kept()}") from error
 
@@ -310,10 +320,9 @@ class _Run:
             self.model.eval()
             figures = self.stepper.objective.evaluate(self.model)
             self.model.train(training)
+            sharding.close(self.model)
         row: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "loss": loss}
-        for index, mover in enumerate(self.stepper.movers):
-            row |= {(f"{key}/{mover.pattern}" if index else key): value for key, value in mover.figures().items()}
-        row |= {name: float(weight) for name, weight in (self.stepper.weights or {}).items() if weight.numel() == 1}
+        row |= self.stepper.figures()
         if len(self.methods) > 1:
             row["phase"] = self.phase
         self.journal.append(row | figures)
@@ -328,8 +337,9 @@ class _Run:
         state = self.settings | self.stepper.state()
         state |= {"step": self.step, "seconds": self.seconds, "stalled": self.stalled}
         state |= {"phase": self.phase, "phase_step": self.phase_step, "phase_seconds": self.phase_seconds}
+        weights = sharding.whole(self.model.state_dict(), keep=self.main)
         if self.main:
-            checkpoint.write(self.folder / "checkpoint", self.model.state_dict(), state)
+            checkpoint.write(self.folder / "checkpoint", weights, state)
         self.machine.wait_for_everyone()
         self.saved_step, self.saved_seconds = self.step, self.seconds
 
@@ -373,14 +383,3 @@ class _Run:
             capture=self.stepper.capture.reason,
             resumed_from=self.resumed_from,
         )
-
-
-def _difference(before: Any, now: Any, path: str = "") -> str:
-    """Name the first place where two trees of settings differ, or return nothing."""
-    if isinstance(before, dict) and isinstance(now, dict) and list(before) == list(now):
-        pairs = [(f"{path}.{key}" if path else str(key), before[key], now[key]) for key in now]
-    elif isinstance(before, list | tuple) and isinstance(now, list | tuple) and len(before) == len(now):
-        pairs = [(f"{path}[{index}]", a, b) for index, (a, b) in enumerate(zip(before, now, strict=True))]
-    else:
-        return "" if before == now else f"{path} was {before!r} and is {now!r} now"
-    return next(filter(None, (_difference(a, b, name) for name, a, b in pairs)), "")

@@ -1,7 +1,10 @@
 """Where a run runs: device, precision, processes and trackers, all by Accelerate.
 
 A network is never wrapped: derivatives in x have to see its layers. With several processes the
-gradients are averaged as one vector after the backward pass.
+gradients are averaged after the backward pass, in buckets; only FSDP changes the network (see `sharding`).
+
+On CPUs `torchrun --nproc_per_node 2` or `accelerate launch --multi_gpu --num_processes 2` begin two processes;
+`accelerate launch --cpu --num_processes 2` begins one, unless it is given hosts for MPI.
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from lissome._errors import UsageError, unknown
 
 PRECISIONS = ("no", "bf16", "fp16")
+BUCKET = 25 * 2**20  # bytes averaged at once, as torch's DistributedDataParallel does
 
 
 def accelerator(
@@ -59,14 +64,38 @@ def accelerator(
     )
 
 
+def agree(model: nn.Module, machine: Accelerator) -> None:
+    """Give every process the weights of the first; a model that is sharded already has one set of them."""
+    if machine.num_processes > 1 and not isinstance(model, FSDPModule):
+        for value in model.state_dict().values():
+            torch.distributed.broadcast(value, 0)
+
+
 def average_gradients(machine: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the processes; one that is missing counts as zeros."""
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])  # (p,)
-    flat = mean(machine, flat)
-    start = 0
+    for bucket in buckets(parameters):
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket])  # (p,)
+        parts = mean(machine, flat).split([p.numel() for p in bucket])
+        for p, part in zip(bucket, parts, strict=True):
+            p.grad = part.view_as(p)
+
+
+def buckets(parameters: Sequence[nn.Parameter], size: int = BUCKET) -> Iterator[list[nn.Parameter]]:
+    """Cut the parameters, in their order, into runs of one dtype and at most `size` bytes (or one parameter).
+
+    >>> [len(bucket) for bucket in buckets([nn.Parameter(torch.zeros(n)) for n in (2, 3, 9, 1)], size=20)]
+    [2, 1, 1]
+    """
+    bucket: list[nn.Parameter] = []
+    held = 0
     for p in parameters:
-        p.grad = flat[start : start + p.numel()].view_as(p)
-        start += p.numel()
+        if bucket and (p.dtype != bucket[0].dtype or held + p.nbytes > size):
+            yield bucket
+            bucket, held = [], 0
+        bucket.append(p)
+        held += p.nbytes
+    if bucket:
+        yield bucket
 
 
 def mean(machine: Accelerator, value: Tensor) -> Tensor:

@@ -49,7 +49,15 @@ class Method:
         final: the factor of the learning rate at the end of the schedule.
         resample_every: draw new points every so many steps; None keeps one draw.
         adaptive: draw where the residual is large, by the objective's `sample_by_residual`.
-        points: the n that `Objective.sample` is asked for.
+        points: the n that `Objective.sample` is asked for: all rows of one step, whatever `accumulate` is and, for an
+            objective that is `Divisible`, however many processes share them.
+        accumulate: parts that a step's batch is computed in, one after another, to need less memory: `points=32,
+            accumulate=4` is a batch of 32 in four parts of 8 (in two processes of 4), with the gradient of the whole
+            to rounding. The objective has to be `Divisible`, and the optimizers have to read plain gradients.
+        clip: the longest gradient that is let through: one whose norm over all that moves is larger is scaled down to
+            it before the step; None lets all through. Rows have the norm before, as `gradient_norm`.
+        warmup: the first part of the method's steps, in which the learning rates rise linearly to their full height;
+            the schedule has the rest.
         share: the part of the budget, relative to the other methods of the tuple.
 
     The course of a schedule is the part of the method's steps that are done. Under a budget in
@@ -68,6 +76,9 @@ class Method:
     resample_every: int | None = None
     adaptive: bool = False
     points: int = 1024
+    accumulate: int = 1
+    clip: float | None = None
+    warmup: float = 0.0
     share: float = 1.0
 
     def __post_init__(self):
@@ -82,21 +93,41 @@ class Method:
             raise UsageError(f"resample_every must be None or at least 1, not {self.resample_every}")
         if self.points < 1:
             raise UsageError(f"points must be at least 1, not {self.points}")
+        if not 1 <= self.accumulate <= self.points:
+            raise UsageError(f"accumulate must lie between 1 and points={self.points}, not {self.accumulate}")
+        if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
+            raise UsageError(f"clip must be None or a positive number, not {self.clip}")
+        if not 0 <= self.warmup < 1:
+            raise UsageError(f"warmup is a part of the steps and must lie in [0, 1), not {self.warmup}")
         if not (math.isfinite(self.share) and self.share > 0):
             raise UsageError(f"share must be a positive number, not {self.share}")
 
-    def factor(self, done: float) -> float:
-        """Return what the learning rates are multiplied by when `done` in [0, 1] of the method is over.
+    def factor(self, done: float, after: float | None = None) -> float:
+        """Return what the learning rates are multiplied by.
+
+        Args:
+            done: the part of the method, in [0, 1], that is over before the step.
+            after: the part that is over after it, which a warmup goes by, so that no step is done at rate 0; None
+                takes `done`.
 
         >>> Method(schedule="exponential", final=0.01).factor(0.5)
         0.1
+        >>> [round(Method(warmup=0.5).factor(step / 8, (step + 1) / 8), 2) for step in range(8)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]
         """
         done = min(max(done, 0.0), 1.0)
+        if done < self.warmup:
+            return min((done if after is None else after) / self.warmup, 1.0)
+        done = (done - self.warmup) / (1 - self.warmup)
         if self.schedule == "cosine":
             return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
         if self.schedule == "exponential":
             return self.final**done
         return 1.0
+
+    def moves(self) -> bool:
+        """Say whether the learning rates change in the course of the method."""
+        return self.schedule != "constant" or self.warmup > 0
 
     def settings(self) -> dict[str, Any]:
         """Return the method as nested dicts, lists and numbers."""

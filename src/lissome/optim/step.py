@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,14 +11,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lissome._errors import UsageError
-from lissome._types import Adaptive, Balanced, Batch, Objective, Residual, Rowwise
+from lissome._types import Adaptive, Balanced, Batch, Divisible, Objective, Residual, Rowwise
 from lissome._vector import functional
 from lissome.calculus.rowwise import rowwise
 from lissome.optim.capture import Capture, capture, eager, excuse
+from lissome.optim.conditions import check
 from lissome.optim.least_squares import LARGEST
 from lissome.optim.machine import average_gradients, mean
 from lissome.optim.method import Method
 from lissome.optim.optimizers import Mover, build
+from lissome.optim.sharding import explained, like, local, whole
 
 WEIGH = 50  # steps after which an objective is asked for its weights again
 
@@ -33,62 +35,36 @@ class Stepper:
         trained: Mapping[str, nn.Parameter],
         machine: Accelerator,
         seed: int,
+        sharded: bool = False,
     ):
         self.model, self.objective, self.trained, self.machine = model, objective, trained, machine
         self.device = next(iter(trained.values())).device
-        self.several = machine.num_processes > 1
+        self.several, self.sharded = machine.num_processes > 1, sharded
         self.mixed = machine.mixed_precision != "no"
-        self.generator = torch.Generator().manual_seed(seed + 1_000_003 * machine.process_index)
+        # processes draw one batch and take their rows of it, or, of an objective that cannot be cut, one each
+        self.streams = 1 if isinstance(objective, Divisible) else machine.num_processes
+        self.stream = machine.process_index % self.streams
+        self.generator = torch.Generator().manual_seed(seed + 1_000_003 * self.stream)
         scaler = machine.scaler
         self.eager = eager(self.loss) if scaler is None else eager(self.loss, scaler.scale)
         self.capture = Capture(self.eager, False, "not asked for")
         self.trace: list[Tensor] = []
         self.weights: Batch | None = None  # what the objective has added to batches, once it was asked
         self.drawn = True  # no step was done on these points yet
+        self.norm: Tensor | None = None  # of the last gradient before it was clipped
 
     def enter(self, method: Method) -> None:
         """Make the optimizers of a method; `draw` has to follow."""
         scaler = self.machine.scaler is not None
         self.method = method
         self.movers = build(method, self.trained, fused=not scaler)
-        self.check()
-        # a prepared optimizer costs 0.1 ms per step, so only those that need the loss scale are prepared
-        self.steps = [
-            self.machine.prepare_optimizer(mover.optimizer, device_placement=False).step
-            if scaler
-            else mover.optimizer.step
-            for mover in self.movers
-        ]
+        check(method, self.movers, self.objective, self.machine, sharded=self.sharded)
         self.active = [p for mover in self.movers for p in mover.parameters]
         self.plain = any(mover.kind.reads == "gradient" for mover in self.movers)
+        self.norm = None
         for mover in self.movers:
             if mover.kind.reads == "residual" and isinstance(self.objective, Rowwise):
                 mover.optimizer.linearize = lambda mover=mover: self.linearize(mover)  # type: ignore[attr-defined]
-
-    def check(self) -> None:
-        """Refuse what does not go together.
-
-        Raises:
-            UsageError: an optimizer that needs true losses under fp16, or one of second order in lower precision, in
-                several processes, or without a residual; adaptive points without a residual to draw by.
-        """
-        if self.method.adaptive and not isinstance(self.objective, Adaptive):
-            raise UsageError(f"adaptive=True needs sample_by_residual, which {type(self.objective).__name__} has not")
-        for mover in self.movers:
-            if mover.kind.reads != "gradient" and self.machine.scaler is not None:
-                raise UsageError(
-                    f"precision fp16 does not go with {mover.name}: a line search needs true losses; use bf16 or no"
-                )
-            if mover.kind.reads not in ("graph", "residual"):
-                continue
-            if self.mixed or self.several:
-                how = f"precision {self.machine.mixed_precision}" if self.mixed else "several processes"
-                raise UsageError(f"{how} does not go with {mover.name}; take one process and precision no")
-            if mover.kind.reads == "residual" and not isinstance(self.objective, Residual):
-                raise UsageError(
-                    f"{mover.name} needs an objective with residual(model, batch); {type(self.objective).__name__} has "
-                    "a loss alone: take lbfgs, ssbroyden or arc"
-                )
 
     def draw(self) -> None:
         """Draw points; the generator's state before the draw is kept, so that a resumed run draws them again."""
@@ -98,48 +74,123 @@ class Stepper:
             batch = self.objective.sample_by_residual(self.model, self.generator, self.method.points)
         else:
             batch = self.objective.sample(self.generator, self.method.points)
-        self.batch: Batch = {name: value.to(self.device) for name, value in batch.items()}
+        self.use({name: value.to(self.device) for name, value in batch.items()})
         if self.weights is None:
             self.weigh()
-        self.batch |= self.weights or {}
+        else:
+            self.weighted()
         self.drawn = True
+
+    def use(self, batch: Batch) -> None:
+        """Cut a batch into this process's parts, each with its weight in the mean over the processes."""
+        self.drawn_batch, self.parts = batch, [(batch, 1.0)]
+        shares = self.machine.num_processes
+        if isinstance(self.objective, Divisible) and shares * self.method.accumulate > 1:
+            parts = self.objective.divide(batch, shares * self.method.accumulate)
+            self.parts = [(part, weight * shares) for part, weight in parts[self.machine.process_index :: shares]]
+        self.batch = self.parts[0][0]
 
     def weigh(self) -> None:
         """Ask the objective for weights that suit the model as it is; several processes take their mean."""
-        found = self.objective.weigh(self.model, self.batch) if isinstance(self.objective, Balanced) else {}
+        found = self.objective.weigh(self.model, self.drawn_batch) if isinstance(self.objective, Balanced) else {}
         self.weights = {name: mean(self.machine, value) if self.several else value for name, value in found.items()}
-        self.batch |= self.weights
+        self.weighted()
+
+    def weighted(self) -> None:
+        """Add the weights to the parts in use."""
+        for part, _ in self.parts:
+            part |= self.weights or {}
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the objective's loss, in mixed precision if asked for."""
-        with self.machine.autocast() if self.mixed else contextlib.nullcontext():
+        with (
+            self.machine.autocast() if self.mixed else contextlib.nullcontext(),
+            explained() if self.sharded else contextlib.nullcontext(),
+        ):
             return self.objective.loss(self.model, batch)
 
     def choose(self, mode: str | bool, remaining: Callable[[float], float]) -> None:
         """Choose between autograd and a compiled graph; see `capture`."""
         if not any(mover.kind.reads in ("gradient", "search") for mover in self.movers):
             self.capture = Capture(self.eager, False, f"eager: {self.movers[0].name} takes no plain gradients")
+        elif self.sharded:
+            self.capture = Capture(self.eager, False, "eager: FSDP needs the hooks of the modules")
         elif self.machine.scaler is None:
             self.capture = capture(self.model, self.loss, self.batch, self.active, mode, remaining)
         else:
             self.capture = Capture(self.eager, False, "eager: fp16 scales its losses")
 
-    def gradient(self) -> Tensor:
-        """Put the gradient into the active parameters and return the loss."""
+    def slope(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return loss and gradient on a part."""
         try:
-            loss, gradients = self.capture.gradient(self.active, self.batch)
+            return self.capture.gradient(self.active, batch)
         except Exception as error:
             if not self.capture.compiled:
                 raise
             self.capture = Capture(self.eager, False, f"eager after a failure of the compiled loss, {excuse(error)}")
-            return self.gradient()
-        for p, gradient in zip(self.active, gradients, strict=True):
-            # torch's fused kernels read both in the order of memory: a gradient laid out otherwise is misread
-            p.grad = gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
+            return self.slope(batch)
+
+    def gradient(self) -> Tensor:
+        """Put the gradient into the active parameters and return the loss, both over all parts and processes."""
+        adds = self.sharded or (len(self.parts) > 1 and not self.capture.compiled)
+        for p in self.trained.values():
+            p.grad = None  # the last one's memory is free for this one
+        losses = []
+        for index, (batch, weight) in enumerate(self.parts):
+            loss = self.add(batch, weight) if adds else self.put(batch, weight, first=index == 0)
+            losses.append(loss if weight == 1 else loss * weight)
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        if adds:
+            self.fill()
         if self.several:
-            average_gradients(self.machine, self.active)
+            if not self.sharded:
+                average_gradients(self.machine, self.active)
             loss = mean(self.machine, loss)
         return loss
+
+    def put(self, batch: Batch, weight: float, *, first: bool) -> Tensor:
+        """Put the gradient of a part into the active parameters, or add it there, and return the loss."""
+        loss, gradients = self.slope(batch)
+        for p, gradient in zip(self.active, gradients, strict=True):
+            if first:
+                # torch's fused kernels read both in the order of memory: a gradient laid out otherwise is misread
+                p.grad = gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
+                p.grad = p.grad if weight == 1 else p.grad * weight
+            else:
+                assert p.grad is not None
+                p.grad.add_(gradient, alpha=weight)
+        return loss
+
+    def add(self, batch: Batch, weight: float) -> Tensor:
+        """Add the gradient of a part by a backward pass, in place, which is what FSDP hears of, and return the loss."""
+        loss = self.loss(batch)
+        scaled = loss if weight == 1 else loss * weight
+        if self.machine.scaler is not None:
+            scaled = self.machine.scaler.scale(scaled)
+        torch.autograd.backward(scaled, inputs=None if self.sharded else self.active)
+        return loss.detach()
+
+    def fill(self) -> None:
+        """Give zeros to parameters that the loss does not depend on.
+
+        Raises:
+            UsageError: there is one under FSDP, where it may be that the model passes by what is sharded.
+        """
+        for p in self.active:
+            if p.grad is None and self.sharded:
+                name = next(name for name, q in self.trained.items() if q is p)
+                raise UsageError(f"under FSDP the loss does not reach the parameter '{name}': train it without FSDP")
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+
+    def shorten(self) -> None:
+        """Scale a gradient down that is longer than the method lets through; its norm is kept for the journal."""
+        if self.method.clip is None:
+            return
+        if self.machine.scaler is not None:
+            for mover in self.movers:
+                self.machine.scaler.unscale_(mover.optimizer)
+        self.norm = torch.nn.utils.clip_grad_norm_(self.active, self.method.clip)
 
     def graph(self) -> Tensor:
         """Return the loss with its graph."""
@@ -181,17 +232,22 @@ class Stepper:
             for mover in self.movers:
                 if not mover.kind.keeps:
                     mover.optimizer.state.clear()  # curvature of other points would mislead the line search
-        if self.method.schedule != "constant":
+        if self.method.moves():
             for mover in self.movers:
                 mover.scale(factor)
         if self.plain:
             self.trace.append(self.gradient())
-        moved = self.plain
-        for mover, step in zip(self.movers, self.steps, strict=True):
-            if mover.kind.reads == "gradient":
-                step()
-            else:
+            self.shorten()
+        moved, scaler = self.plain, self.machine.scaler
+        for mover in self.movers:
+            if mover.kind.reads != "gradient":
                 moved |= self._search(mover)
+            elif scaler is None:
+                mover.optimizer.step()
+            else:
+                scaler.step(mover.optimizer)
+        if scaler is not None:
+            scaler.update()  # once, after all of them: it may change the scale that their gradients have
         self.drawn = False
         return moved
 
@@ -218,8 +274,17 @@ class Stepper:
 
     def current(self) -> float:
         """Return the loss on the points in use with the weights as they are."""
-        loss = self.loss(self.batch).detach()
+        with torch.no_grad() if self.sharded else contextlib.nullcontext():
+            losses = [self.loss(batch).detach() * weight for batch, weight in self.parts]
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         return float(mean(self.machine, loss) if self.several else loss)
+
+    def figures(self) -> dict[str, float]:
+        """Return what a row of the journal says of the last step; all processes call it."""
+        found = {} if self.norm is None else {"gradient_norm": float(whole(self.norm, keep=True))}
+        for index, mover in enumerate(self.movers):
+            found |= {(f"{key}/{mover.pattern}" if index else key): value for key, value in mover.figures().items()}
+        return found | {name: float(weight) for name, weight in (self.weights or {}).items() if weight.numel() == 1}
 
     def broken(self) -> tuple[str, int] | None:
         """Return what is NaN or infinite and how many steps ago it became so; None if all is well.
@@ -231,7 +296,9 @@ class Stepper:
             finite = torch.isfinite(torch.stack(trace))
             if not bool(finite.all()):
                 return "the loss", len(trace) - int((~finite).nonzero()[0])
-        flags = torch.stack([torch.isfinite(p.detach()).all() for p in self.trained.values()])
+        flags = torch.stack([torch.isfinite(local(p.detach())).all() for p in self.trained.values()])
+        if self.sharded:  # each process has seen its part
+            flags = mean(self.machine, flags.float()) == 1
         if not bool(flags.all()):
             name = next(name for name, fine in zip(self.trained, flags.tolist(), strict=True) if not fine)
             return f"the parameter '{name}'", 0
@@ -239,48 +306,73 @@ class Stepper:
 
     def state(self) -> dict[str, Any]:
         """Return all that the next steps depend on, besides the weights."""
-        generators = self.drawn_from[None].to(self.device)  # (processes, bytes)
         on_gpu = self.device.type == "cuda"
         return {
-            "capture": {"compiled": self.capture.compiled, "reason": self.capture.reason},
-            "generator": self.machine.gather(generators) if self.several else generators,
+            "capture": {name: getattr(self.capture, name) for name in ("compiled", "reason", "form")},
+            "generator": self._each(self.drawn_from)[: self.streams],
             "points": self._points() if self.method.adaptive else None,
             "weights": self.weights or {},
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device) if on_gpu else None,
+            "norm": whole(self.norm, keep=True),
+            "random": self._each(torch.get_rng_state()),
+            "random_cuda": self._each(torch.cuda.get_rng_state(self.device)) if on_gpu else None,
             "scaler": None if self.machine.scaler is None else self.machine.scaler.state_dict(),
-            "optimizers": [mover.optimizer.state_dict() for mover in self.movers],
+            "optimizers": [
+                whole(mover.optimizer.state_dict(), keep=self.machine.is_main_process) for mover in self.movers
+            ],
         }
+
+    def _each(self, value: Tensor) -> Tensor:
+        """Return a process's tensor as (processes, ...)."""
+        own = value[None].to(self.device)
+        if not self.several:
+            return own
+        found = self.machine.gather(own)
+        assert isinstance(found, Tensor)
+        return found
 
     def _points(self) -> dict[str, Any]:
         """Return the points in use, which the model as it was has chosen, and the generator after the draw."""
-
-        def each(value: Tensor) -> Any:
-            return self.machine.gather(value[None]) if self.several else value[None]
-
-        batch = {name: each(value) for name, value in self.batch.items()}
-        return {"batch": batch, "generator": each(self.generator.get_state().to(self.device))}
+        batch = {name: self._each(value)[: self.streams] for name, value in self.drawn_batch.items()}
+        return {"batch": batch, "generator": self._each(self.generator.get_state())[: self.streams]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Undo `state`, after `enter`; the points are drawn again."""
-        self.generator.set_state(state["generator"][self.machine.process_index])
+        self.generator.set_state(state["generator"][self.stream].clone())
         self.weights = {name: value.to(self.device) for name, value in state.get("weights", {}).items()}
         if state["points"] is None:
             self.draw()
         else:
             self.drawn_from = self.generator.get_state()
-            place = self.machine.process_index
-            self.batch = {name: value[place].to(self.device) for name, value in state["points"]["batch"].items()}
-            self.generator.set_state(state["points"]["generator"][place])
+            points = state["points"]
+            self.use({name: value[self.stream].to(self.device) for name, value in points["batch"].items()})
+            self.weighted()
+            self.generator.set_state(points["generator"][self.stream].clone())
         self.drawn = False
+        self.norm = state.get("norm")
         for mover, saved in zip(self.movers, state["optimizers"], strict=True):
-            mover.optimizer.load_state_dict(saved)
+            mover.optimizer.load_state_dict(self._shared(mover, saved))
             # torch casts what it loads to the parameters' dtype, also counters that began in float32
             for index, kept in saved["state"].items():
                 own = mover.optimizer.state[mover.parameters[index]]
                 own |= {k: own[k].to(v.dtype) for k, v in kept.items() if isinstance(v, Tensor)}
         if self.machine.scaler is not None:
             self.machine.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"])
+        torch.set_rng_state(self._own(state["random"], torch.get_rng_state()))
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+            kept = self._own(state["random_cuda"], torch.cuda.get_rng_state(self.device))
+            torch.cuda.set_rng_state(kept, self.device)
+
+    def _own(self, kept: Tensor, now: Tensor) -> Tensor:
+        """Return what this process has of a state; a run may go on with other processes."""
+        rows = kept.reshape(-1, now.numel())
+        return rows[self.machine.process_index % len(rows)].clone()  # torch misreads a state that is a view
+
+    def _shared(self, mover: Mover, saved: dict[str, Any]) -> dict[str, Any]:
+        """Return an optimizer's state with its tensors sharded as the parameters are."""
+        if not self.sharded:
+            return saved
+        state = {
+            index: {k: like(v, mover.parameters[index]) if isinstance(v, Tensor) else v for k, v in kept.items()}
+            for index, kept in saved["state"].items()
+        }
+        return {**saved, "state": state}
