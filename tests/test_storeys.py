@@ -27,6 +27,7 @@ BELOW = {
 }
 BELOW["recipes"] = set(BELOW)
 BELOW["cli"] = BELOW["recipes"] | {"recipes"}
+BELOW["testing"] = UNDERSCORE | {"attention"}  # for people's own tests; nothing of ours stands on it
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 

@@ -79,6 +79,9 @@ def _check(q: Tensor, k: Tensor, v: Tensor, frame: Frame) -> None:
         raise UsageError(f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} do not go together")
     if q.shape[1] % k.shape[1]:
         raise UsageError(f"{q.shape[1]} query heads do not divide into groups of {k.shape[1]} key heads")
+    rows = {len(x) for x in (frame.queries, frame.keys, frame.tokens, frame.present) if x is not None}
+    if not rows <= {1, len(q)}:
+        raise UsageError(f"the frame has {max(rows)} rows, and q has {len(q)}")
     if (frame.queries.shape[1], frame.keys.shape[1]) != (q.shape[2], k.shape[2]):
         raise UsageError(
             f"the frame has {frame.queries.shape[1]} queries and {frame.keys.shape[1]} keys, "

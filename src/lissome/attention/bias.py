@@ -17,6 +17,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lissome._errors import UsageError, unknown
 from lissome.attention.frame import Frame
@@ -32,27 +33,41 @@ def slopes(heads: int) -> list[float]:
     >>> slopes(4)
     [0.25, 0.0625, 0.015625, 0.00390625]
     """
+    unit, steps = _steps(heads)
+    return [2 ** (-unit * step) for step in steps]
+
+
+def _steps(heads: int) -> tuple[float, list[int]]:
+    if heads < 1:
+        raise UsageError(f"the number of heads is {heads}; legal are 1 and more")
     power = 2 ** math.floor(math.log2(heads))
-    first = [2 ** (-8 * h / power) for h in range(1, power + 1)]
-    return first + [2 ** (-4 * h / power) for h in range(1, 2 * (heads - power), 2)]
+    return 4 / power, [*range(2, 2 * power + 1, 2), *range(1, 2 * (heads - power), 2)]
 
 
 class Alibi(nn.Module):
     """Linear decay with fixed slopes; nothing is learned.
 
     Args:
-        heads: H, at least 1.
+        heads: H.
+
+    Raises:
+        UsageError: fewer than 1 head.
     """
 
-    slope: Tensor
+    steps: Tensor
+    like: Tensor
 
     def __init__(self, heads: int):
         super().__init__()
-        self.register_buffer("slope", torch.tensor(slopes(heads)), persistent=False)
+        # whole numbers stay as they are where a model is turned to half precision; slopes would be rounded
+        self.unit, steps = _steps(heads)
+        self.register_buffer("steps", torch.tensor(steps), persistent=False)
+        self.register_buffer("like", torch.zeros(0), persistent=False)  # follows the model's dtype
 
     def forward(self, frame: Frame) -> Tensor:
         """Return the bias (1 or B, H, Tq, Tk)."""
-        return -self.slope[:, None, None] * _past(frame, self.slope)
+        d = _past(frame, self.like.dtype)  # (., 1, Tq, Tk)
+        return -torch.exp2(-self.unit * self.steps.to(d.dtype))[:, None, None] * d
 
 
 class Kerple(nn.Module):
@@ -77,7 +92,7 @@ class Kerple(nn.Module):
 
     def forward(self, frame: Frame) -> Tensor:
         """Return the bias (1 or B, H, Tq, Tk)."""
-        d = _past(frame, self.p)  # (., 1, Tq, Tk)
+        d = _past(frame, self.p.dtype)  # (., 1, Tq, Tk)
         p, a = self.p.clamp(min=LEAST)[:, None, None], self.a.clamp(min=LEAST)[:, None, None]
         return -p * torch.log1p(a * d) if self.kind == "log" else -a * d ** p.clamp(max=2)
 
@@ -104,14 +119,15 @@ class Fire(nn.Module):
 
     def forward(self, frame: Frame) -> Tensor:
         """Return the bias (1 or B, H, Tq, Tk)."""
-        d = _past(frame, self.c)[:, 0]  # (., Tq, Tk)
-        i = frame.queries[:, :, None].clamp(min=0).to(self.c)  # (., Tq, 1)
+        d = _past(frame, self.c.dtype)[:, 0]  # (., Tq, Tk)
+        i = frame.queries[:, :, None].clamp(min=0).to(d.dtype)  # (., Tq, 1)
         far = torch.maximum(i, (self.multiplier * self.threshold).abs())
         share = torch.log1p((self.c * d).abs()) / (torch.log1p((self.c * far).abs()) + FIRE_EPS)
-        return self.network(share[..., None]).permute(0, 3, 1, 2)
+        numbers = {name: number.to(d.dtype) for name, number in self.network.named_parameters()}
+        return functional_call(self.network, numbers, (share[..., None],)).permute(0, 3, 1, 2)
 
 
-def _past(frame: Frame, like: Tensor) -> Tensor:
+def _past(frame: Frame, dtype: torch.dtype) -> Tensor:
     """Return the distance, 0 in the future, (1 or B, 1, Tq, Tk) in at least float32: half precision has no 2,049."""
-    dtype = torch.promote_types(like.dtype, torch.float32)
+    dtype = torch.promote_types(dtype, torch.float32)
     return frame.distance.clamp(min=0).to(dtype)[:, None]

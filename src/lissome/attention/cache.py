@@ -41,8 +41,12 @@ class GrowingCache:
             present: (B, T) bool, False at padding.
 
         Raises:
-            UsageError: another number of rows than before.
+            UsageError: another number of rows than before, or present of another shape than tokens.
         """
+        if present is not None and present.shape != tokens.shape:
+            raise UsageError(
+                f"present has shape {tuple(present.shape)}; legal is that of tokens, {tuple(tokens.shape)}"
+            )
         before = self.frame
         if before is not None and before.tokens is not None and len(before.tokens) != len(tokens):
             raise UsageError(f"the cache holds {len(before.tokens)} rows, and {len(tokens)} came")

@@ -52,7 +52,7 @@ class SelfAdjust:
             of a row with M > 0 the gradient of variant 4 then vanishes as that of the softmax does.
 
     Raises:
-        UsageError: another variant.
+        UsageError: another variant, or detach_extrema that is neither True nor False.
     """
 
     variant: int = 4
@@ -61,6 +61,8 @@ class SelfAdjust:
     def __post_init__(self):
         if self.variant not in VARIANTS:
             raise UsageError(f"the variant of self_adjust is {self.variant}; legal are 1, 2, 3 and 4")
+        if type(self.detach_extrema) is not bool:  # a word such as 'no' would count as true
+            raise UsageError(f"detach_extrema of self_adjust is '{self.detach_extrema}'; legal are True and False")
 
     @property
     def name(self) -> str:
@@ -76,6 +78,9 @@ class SelfAdjust:
         low, high = self._extrema(scores, valid)  # (B, H, Tq, 1)
         if self.variant == 2:
             return (z - low) * p
+        if self.variant == 3:
+            # 0 / eps in any case, but with extrema held constant its gradient would be 1 / eps
+            p = p.masked_fill(valid.sum(-1, keepdim=True) == 1, 0)
         if self.variant == 4:
             low, high = low.clamp(max=0), high.clamp(min=0)
         return (z - low) / (high - low + EPS) * p

@@ -96,14 +96,20 @@ def _call(node: ast.expr, text: str, stage: str) -> tuple[str, list[Value], dict
     if isinstance(node, ast.Constant) and node.value is None:
         return "none", [], {}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        named = {str(item.arg): _value(item.value, text, stage) for item in node.keywords if item.arg}
+        if any(item.arg is None for item in node.keywords):
+            raise UsageError(f"the {stage} '{text}' cannot be read; legal are a name and values, such as dape(3)")
+        named = {str(item.arg): _value(item.value, text, stage) for item in node.keywords}
         return node.func.id, [_value(item, text, stage) for item in node.args], named
     raise UsageError(f"the {stage} '{text}' cannot be read; legal are a name and values, such as dape(3)")
 
 
 def _value(node: ast.expr, text: str, stage: str) -> Value:
     if isinstance(node, ast.Name):
-        return node.id
+        return {"true": True, "false": False}.get(node.id, node.id)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+        value = node.operand.value
+        if isinstance(value, int | float):
+            return -value
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | bool):
         return node.value
     raise UsageError(f"the {stage} '{text}' holds something that is no number and no word")

@@ -59,7 +59,8 @@ class Attention(nn.Module):
 
 def plain(recipe: Attention) -> bool:
     """Say whether a recipe is causal softmax attention with nothing between, which fused kernels serve."""
-    return recipe.validity is causal and recipe.bias is None and recipe.refine is None and recipe.normalize is softmax
+    # a copied recipe holds a copy of the rule, equal and not the same
+    return recipe.validity == causal and recipe.bias is None and recipe.refine is None and recipe.normalize is softmax
 
 
 def _said(stage: object) -> str:

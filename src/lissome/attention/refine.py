@@ -63,6 +63,8 @@ class Dape(nn.Module):
             raise unknown("form of dape", form, FORMS)
         if hidden not in HIDDEN:
             raise unknown("hidden of dape", hidden, HIDDEN)
+        if type(zero_init) is not bool:  # a word such as 'no' would count as true
+            raise UsageError(f"zero_init of dape is '{zero_init}'; legal are True and False")
         if zero_init and form != "residual":
             raise UsageError(f"zero_init keeps a model as it was in the residual form alone, and the form is {form}")
         self.kernel, self.form, self.hidden, self.biased = kernel, form, hidden, biased
@@ -95,8 +97,10 @@ class Dape(nn.Module):
             valid: (1 or B, 1, Tq, Tk) bool.
 
         Raises:
-            UsageError: a bias where it was made for none, or the other way round.
+            UsageError: other heads than it was made for; a bias where it was made for none, or the other way round.
         """
+        if scores.shape[1] != self.outer.out_channels:
+            raise UsageError(f"this dape was made for {self.outer.out_channels} heads, and {scores.shape[1]} came")
         if self.biased != (bias is not None):
             raise UsageError(
                 f"this dape was made with biased={self.biased}; with this bias it has to be {not self.biased}"
@@ -107,8 +111,14 @@ class Dape(nn.Module):
             read = torch.cat((scores, bias.expand_as(scores)), 1)  # (B, 2H, Tq, Tk)
         if self.kernel > 1:
             read = read.masked_fill(~valid, 0)
-        map = F.leaky_relu(self.inner(read), SLOPE)  # (B, width, Tq, Tk)
+        map = F.leaky_relu(_convolved(self.inner, read), SLOPE)  # (B, width, Tq, Tk)
         if self.kernel > 1 and self.hidden == "masked":
             map = map.masked_fill(~valid, 0)
-        found = self.outer(map)
+        found = _convolved(self.outer, map)
         return total + found if self.form == "residual" else found
+
+
+def _convolved(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    # scores are float32 also where a model is held in half precision
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return F.conv2d(x, layer.weight.to(x.dtype), bias, padding=layer.padding)

@@ -19,22 +19,21 @@ class Rotary(nn.Module):
         UsageError: an odd dimension, or a base that is not above 1.
     """
 
-    frequency: Tensor
-
     def __init__(self, dimension: int, base: float = 10_000.0):
         super().__init__()
         if dimension % 2:
             raise UsageError(f"rotary turns pairs of numbers, and a head has {dimension}; legal are even ones")
         if not base > 1:
             raise UsageError(f"the base of rotary is {base}; legal are numbers above 1")
-        frequency = base ** (-torch.arange(0, dimension, 2, dtype=torch.float64) / dimension)
-        self.register_buffer("frequency", frequency.float(), persistent=False)
-        self.base = base
+        self.dimension, self.base = dimension, base
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """Return x (B, H, T, D) turned to its positions (1 or B, T), in x's dtype; angles are float32 or float64."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        angle = positions.to(dtype)[:, None, :, None] * self.frequency.to(dtype)  # (., 1, T, D/2)
+        # no buffer: it would be rounded where a model is turned to half precision
+        frequency = self.base ** (-torch.arange(0, self.dimension, 2, device=x.device).to(dtype) / self.dimension)
+        angle = positions.to(dtype)[:, None, :, None] * frequency  # (., 1, T, D/2)
         cos, sin = angle.cos(), angle.sin()
         left, right = x.to(dtype).chunk(2, dim=-1)
-        return torch.cat((left * cos - right * sin, right * cos + left * sin), -1).to(x.dtype)
+        turned = torch.addcmul(left * cos, right, sin, value=-1), torch.addcmul(right * cos, left, sin)
+        return torch.cat(turned, -1).to(x.dtype)

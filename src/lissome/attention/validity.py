@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -45,16 +46,41 @@ class Validity:
     def __and__(self, other: Validity) -> Validity:
         """Return the rule that allows what both allow."""
         left, right = (f"({rule.name})" if " | " in rule.name else rule.name for rule in (self, other))
-        return Validity(lambda f: self.see(f) & other.see(f), f"{left} & {right}", self.causal or other.causal)
+        return Validity(partial(_both, self.see, other.see), f"{left} & {right}", self.causal or other.causal)
 
     def __or__(self, other: Validity) -> Validity:
         """Return the rule that allows what either allows."""
         name = f"{self.name} | {other.name}"
-        return Validity(lambda f: self.see(f) | other.see(f), name, self.causal and other.causal)
+        return Validity(partial(_either, self.see, other.see), name, self.causal and other.causal)
 
 
-causal = Validity(lambda frame: frame.distance >= 0, "causal", causal=True)
-everything = Validity(lambda frame: frame.distance.abs() >= 0, "everything")
+# named functions and not lambdas: a recipe has to survive pickling
+def _both(one: See, other: See, frame: Frame) -> Tensor:
+    return one(frame) & other(frame)
+
+
+def _either(one: See, other: See, frame: Frame) -> Tensor:
+    return one(frame) | other(frame)
+
+
+def _behind(frame: Frame) -> Tensor:
+    return frame.distance >= 0
+
+
+def _all(frame: Frame) -> Tensor:
+    return frame.distance.abs() >= 0
+
+
+def _near(size: int, frame: Frame) -> Tensor:
+    return frame.distance.abs() < size
+
+
+def _multiple(k: int, frame: Frame) -> Tensor:
+    return (frame.keys % k == 0)[:, None, :].expand(frame.distance.shape)
+
+
+causal = Validity(_behind, "causal", causal=True)
+everything = Validity(_all, "everything")
 
 
 def window(size: int) -> Validity:
@@ -65,7 +91,7 @@ def window(size: int) -> Validity:
     """
     if size < 1:
         raise UsageError(f"the window is {size}; legal are 1 and more positions")
-    return Validity(lambda frame: frame.distance.abs() < size, f"window({size})")
+    return Validity(partial(_near, size), f"window({size})")
 
 
 def every_kth(k: int) -> Validity:
@@ -76,4 +102,4 @@ def every_kth(k: int) -> Validity:
     """
     if k < 1:
         raise UsageError(f"k of every_kth is {k}; legal are 1 and more positions")
-    return Validity(lambda frame: (frame.keys % k == 0)[:, None, :].expand(frame.distance.shape), f"every_kth({k})")
+    return Validity(partial(_multiple, k), f"every_kth({k})")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lissome._errors import UsageError
 from lissome.attention.frame import Frame
 from lissome.attention.recipe import Attention
 
@@ -47,6 +48,8 @@ def stages(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, scale: float |
         scores = (q.to(dtype) * scale) @ spread(k, q.shape[1]).to(dtype).mT  # (B, H, Tq, Tk)
         valid = recipe.validity(frame)
         bias = None if recipe.bias is None else recipe.bias(frame)
+        if bias is not None and bias.shape[1] != q.shape[1]:
+            raise UsageError(f"the bias is for {bias.shape[1]} heads, and q has {q.shape[1]}")
         if recipe.refine is not None:
             refined = recipe.refine(scores, bias, valid)
         else:

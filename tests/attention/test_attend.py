@@ -1,0 +1,183 @@
+"""One door for all ways: shapes that go together, dropout, precision, frames and caches."""
+
+import pytest
+import torch
+
+from lissome._errors import UsageError
+from lissome.attention import (
+    Alibi,
+    Attention,
+    Dape,
+    Fire,
+    Frame,
+    GrowingCache,
+    Kerple,
+    Rotary,
+    SelfAdjust,
+    attend,
+    causal,
+    everything,
+    explain,
+    stages,
+)
+
+
+def drawn(*heads, length=5, batch=1):
+    return [torch.randn(batch, count, length, 4) for count in heads]
+
+
+@pytest.mark.parametrize(
+    ("heads", "length", "frame", "sentence"),
+    [
+        ((3, 2, 2), 5, Frame.full(5), "3 query heads do not divide into groups of 2 key heads"),
+        ((2, 2, 1), 5, Frame.full(5), r"q \(1, 2, 5, 4\), k \(1, 2, 5, 4\) and v \(1, 1, 5, 4\) do not go together"),
+        ((2, 2, 2), 5, Frame.full(4), "the frame has 4 queries and 4 keys, and q and k have 5 and 5"),
+        ((2, 2, 2), 5, Frame.full(5).rows(0, 2), "the frame has 2 queries and 5 keys, and q and k have 5 and 5"),
+        ((2, 2, 2), 5, Frame.full(5, present=torch.ones(3, 5).bool()), "the frame has 3 rows, and q has 1"),
+    ],
+)
+def test_shapes_that_do_not_go_together(heads, length, frame, sentence):
+    q, k, v = drawn(*heads, length=length)
+    with pytest.raises(UsageError, match=sentence):
+        attend(q, k, v, frame, Attention())
+
+
+def test_tensors_of_other_dimensions():
+    with pytest.raises(UsageError, match="legal are four dimensions"):
+        attend(*[torch.randn(2, 5, 4)] * 3, Frame.full(5), Attention())
+
+
+def test_a_bias_for_other_heads():
+    with pytest.raises(UsageError, match="the bias is for 3 heads, and q has 2"):
+        attend(*drawn(2, 2, 2), Frame.full(5), Attention(causal, Kerple(3)))
+
+
+def test_backends_by_name():
+    with pytest.raises(UsageError, match="unknown backend 'tile'; legal are: auto, .*did you mean 'tiled'?"):
+        attend(*drawn(2, 2, 2), Frame.full(5), Attention(), backend="tile")
+    with pytest.raises(UsageError, match="backend sdpa runs causal softmax without padding alone, not: everything"):
+        attend(*drawn(2, 2, 2), Frame.full(5), Attention(everything), backend="sdpa")
+
+
+def test_auto_takes_tiles_for_long_texts():
+    q, k = torch.empty(1, 12, 2048, 1, device="meta"), torch.empty(1, 12, 2048, 1, device="meta")
+    recipe = Attention(causal, Alibi(12))
+    assert explain(q, k, Frame.full(2048), recipe).endswith("by tiled")
+    assert explain(q[:, :, -1:], k, Frame.full(2048).rows(2047, 2048), recipe).endswith("by naive")
+
+
+@pytest.mark.parametrize("backend", ["naive", "tiled"])
+def test_dropout_acts_after_the_adjustment(backend):
+    """Whole weights fall and the rest grow, so that the mean over draws is what no dropout gives."""
+    recipe = Attention(causal, None, None, SelfAdjust(4))
+    q, k = (x.double().expand(1500, -1, -1, -1) for x in drawn(2, 2, length=4))  # each row draws for itself
+    weights = stages(q[:1], k[:1], Frame.full(4), recipe).weights
+    eye = torch.eye(4, dtype=torch.float64).expand(1500, 2, 4, 4)  # the mix of unit vectors is the weights
+    draws = attend(q, k, eye, Frame.full(4), recipe, dropout=0.25, backend=backend)
+    kept = torch.isclose(draws, weights / 0.75) & (weights > 0)
+    assert (kept | (draws == 0)).all()
+    spread = weights.abs().max().item() / 1500**0.5
+    torch.testing.assert_close(draws.mean(0), weights[0], rtol=0, atol=4 * spread)
+
+
+@pytest.mark.parametrize("backend", ["naive", "tiled"])
+def test_dropout_has_the_gradient_of_its_own_draw(backend):
+    q, k, v = (x.double().requires_grad_() for x in drawn(2, 2, 2))
+    torch.manual_seed(3)
+    out = attend(q, k, v, Frame.full(5), Attention(causal), dropout=0.5, backend=backend)
+    (slope,) = torch.autograd.grad(out.sum(), v)
+    torch.testing.assert_close((slope * v).sum(), out.sum())  # the mix is linear in the values
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("stage", ["rotary", "alibi", "fire"])
+def test_half_precision_does_not_round_positions(dtype, stage):
+    """Position 3,001 is no number of half precision, and neither are most wavelengths and slopes."""
+    here = torch.tensor([[3001, 8191]])
+    frame = Frame(here, torch.tensor([[0, 2999, 3001]]))
+    if stage == "rotary":
+        x = torch.ones(1, 1, 2, 64)
+        torch.testing.assert_close(Rotary(64).to(dtype)(x, here), Rotary(64)(x, here), rtol=0, atol=0)
+    elif stage == "alibi":
+        torch.testing.assert_close(Alibi(6).to(dtype)(frame), Alibi(6)(frame), rtol=0, atol=0)
+    else:
+        fire = Fire(2, 64)
+        fire.load_state_dict({name: p.to(dtype).float() for name, p in fire.state_dict().items()})
+        truth = fire(frame)
+        torch.testing.assert_close(fire.to(dtype)(frame), truth, rtol=1e-6, atol=1e-6)
+
+
+def test_autocast_leaves_scores_in_float32():
+    recipe, x = Attention(causal, Kerple(2), Dape(2, kernel=3)), torch.randn(1, 2, 5, 4)
+    truth = attend(x, x, x, Frame.full(5), recipe)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(attend(x, x, x, Frame.full(5), recipe), truth)
+
+
+def test_scores_depend_on_differences_alone_under_rotary():
+    q, k = drawn(1, 1)
+    turn, places = Rotary(4), torch.arange(5)[None]
+    near = turn(q, places) @ turn(k, places).mT
+    far = turn(q, places + 100) @ turn(k, places + 100).mT
+    torch.testing.assert_close(near, far, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(turn(q, places).norm(dim=-1), q.norm(dim=-1))
+
+
+def test_positions_count_the_tokens_that_are_there():
+    present = torch.tensor([[False, True, True, False], [True, True, True, True]])
+    frame = Frame.full(4, present=present)
+    assert frame.queries.tolist() == [[-1, 0, 1, -1], [0, 1, 2, 3]]
+    assert causal(frame)[0, 0].int().tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    assert not frame.whole
+    assert Frame.full(4).whole
+
+
+def test_queries_that_are_not_the_last_are_no_whole_frame():
+    """A fused kernel would show one row all keys."""
+    frame, (q, k, v) = Frame.full(5), drawn(2, 2, 2)
+    assert not frame.rows(1, 2).whole
+    assert frame.rows(4, 5).whole
+    whole = attend(q, k, v, frame, Attention(), backend="naive")
+    torch.testing.assert_close(attend(q[:, :, 1:2], k, v, frame.rows(1, 2), Attention()), whole[:, :, 1:2])
+
+
+@pytest.mark.parametrize("name", ["tokens", "present"])
+def test_frames_of_another_length(name):
+    with pytest.raises(UsageError, match=rf"{name} has shape \(1, 3\); legal is \(B, 4\)"):
+        Frame.full(4, **{name: torch.ones(1, 3)})
+
+
+def test_a_cache_counts_on_after_padding():
+    cache = GrowingCache(1)
+    cache.begin(torch.tensor([[0, 5], [5, 5]]), torch.tensor([[False, True], [True, True]]))
+    frame = cache.begin(torch.tensor([[6], [6]]))
+    assert frame.queries.tolist() == [[1], [2]]
+    assert frame.keys.tolist() == [[-1, 0, 1], [0, 1, 2]]
+    assert frame.tokens.tolist() == [[0, 5, 6], [5, 5, 6]]
+
+
+def test_a_cache_refuses_another_batch():
+    cache = GrowingCache(1)
+    cache.begin(torch.zeros(2, 3).long())
+    with pytest.raises(UsageError, match="the cache holds 2 rows, and 1 came"):
+        cache.begin(torch.zeros(1, 1).long())
+    with pytest.raises(UsageError, match=r"present has shape \(2, 3\); legal is that of tokens, \(2, 1\)"):
+        cache.begin(torch.zeros(2, 1).long(), torch.ones(2, 3).bool())
+
+
+def test_a_cache_refuses_keys_that_were_not_announced():
+    cache, k = GrowingCache(1), torch.randn(1, 1, 2, 4)
+    cache.begin(torch.zeros(1, 2).long())
+    cache.append(0, k, k)
+    with pytest.raises(UsageError, match="a layer holds 2 keys where 0 were announced; call begin once a forward"):
+        cache.append(0, k, k)
+
+
+def test_a_cache_leaves_what_it_was_given():
+    cache, k = GrowingCache(1), torch.randn(1, 1, 2, 4)
+    before = k.clone()
+    cache.begin(torch.zeros(1, 2).long())
+    cache.append(0, k, k)
+    cache.begin(torch.zeros(1, 2).long())
+    cache.append(0, k + 1, k + 1)
+    assert torch.equal(k, before)
