@@ -18,7 +18,7 @@ from benchmarks.registry import Benchmark, Cell, DisagreementError
 from lissome.optim import keep_memory
 
 # a module is loaded when it is asked for: not every machine has every peer
-RACES = ("pde-step", "laplacian", "gauss-newton-step", "together", "ranks", "gates", "kan")
+RACES = ("pde-step", "laplacian", "gauss-newton-step", "together", "ranks", "gates", "kan", "decoder", "dape")
 TRIALS = (
     "records",
     "adaptation",

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from lissome.attention import Attention, Frame, GrowingCache, attend, attention
 from lissome.models.shape import DecoderShape
 
+EPS = 1e-5  # of the norms
 STD = 0.02  # of new weights, as in GPT-2; projections onto the residual stream start 1 / sqrt(2 L) smaller
 
 
@@ -33,10 +34,10 @@ class Heads(nn.Module):
 
     def project(self, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
         """Return turned queries (B, H, T, D), turned keys and values (B, G, T, D) of x (B, T, width)."""
-        each = self.read(x).unflatten(-1, (-1, self.dimension)).transpose(1, 2)  # (B, H + 2 G, T, D)
-        both, v = each.split((self.heads + self.groups, self.groups), 1)
-        q, k = self.recipe.rotate(both, frame.queries).split((self.heads, self.groups), 1)
-        return q, k, v
+        each = self.read(x).unflatten(-1, (-1, self.dimension))  # (B, T, H + 2 G, D)
+        parts = each.split((self.heads, self.groups, self.groups), 2)  # before transposing: gradients meet in one copy
+        q, k, v = (part.transpose(1, 2) for part in parts)  # (B, H or G, T, D)
+        return self.recipe.rotate(q, frame.queries), self.recipe.rotate(k, frame.queries), v
 
     def forward(self, x: Tensor, frame: Frame, cache: GrowingCache | None, layer: int) -> Tensor:
         """Return the update of x (B, T, width)."""
@@ -52,17 +53,16 @@ class Feed(nn.Module):
 
     def __init__(self, shape: DecoderShape):
         super().__init__()
-        self.gated = shape.feed == "swiglu"
-        self.read = nn.Linear(shape.width, shape.hidden * (2 if self.gated else 1), bias=False)
+        # a layer of its own: halves of one output are strided, and their gradients would be joined by a copy
+        self.gate = nn.Linear(shape.width, shape.hidden, bias=False) if shape.feed == "swiglu" else None
+        self.read = nn.Linear(shape.width, shape.hidden, bias=False)
         self.write = nn.Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the update of x (B, T, width)."""
-        h = self.read(x)
-        if not self.gated:
-            return self.write(F.gelu(h))
-        gate, value = h.chunk(2, -1)
-        return self.write(F.silu(gate) * value)
+        if self.gate is None:
+            return self.write(F.gelu(self.read(x)))
+        return self.write(F.silu(self.gate(x)) * self.read(x))
 
 
 class Block(nn.Module):
@@ -70,7 +70,7 @@ class Block(nn.Module):
 
     def __init__(self, shape: DecoderShape, recipe: Attention):
         super().__init__()
-        self.norm_heads, self.norm_feed = nn.RMSNorm(shape.width, eps=1e-5), nn.RMSNorm(shape.width, eps=1e-5)
+        self.norm_heads, self.norm_feed = nn.RMSNorm(shape.width, eps=EPS), nn.RMSNorm(shape.width, eps=EPS)
         self.heads, self.feed = Heads(shape, recipe), Feed(shape)
         self.dropout = shape.dropout
 
@@ -102,7 +102,7 @@ class Decoder(nn.Module):
         recipe = recipe or (lambda layer: _named(shape))
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.blocks = nn.ModuleList(Block(shape, recipe(layer)) for layer in range(shape.layers))
-        self.norm = nn.RMSNorm(shape.width, eps=1e-5)
+        self.norm = nn.RMSNorm(shape.width, eps=EPS)
         self.head = None if shape.tied else nn.Linear(shape.width, shape.vocabulary, bias=False)
         self._begin()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor
@@ -45,14 +45,15 @@ def generate(
         (B, T + count) int64, or shorter where `on_token` ended it.
 
     Raises:
-        UsageError: no tokens to begin with, tokens outside the vocabulary, or a value out of its range.
+        UsageError: no tokens to begin with, tokens outside the vocabulary, padding at the end of a row, or a value out
+            of its range.
 
     >>> from lissome.models import Decoder, DecoderShape
     >>> model = Decoder(DecoderShape(vocabulary=8, layers=1, width=8, heads=2))
     >>> generate(model, torch.tensor([[1, 2]]), 3, temperature=0).shape
     torch.Size([1, 5])
     """
-    _check(model, tokens, count, temperature, top_k, top_p)
+    _check(model, tokens, present, count, temperature, top_k, top_p)
     training = model.training
     model.eval()
     try:
@@ -79,7 +80,8 @@ def draw(
     """Return a token of each row of logits (B, V)."""
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits.float().cpu() / temperature  # a draw on the CPU is the same on every device
+    logits = logits.float().cpu()  # a draw on the CPU is the same on every device
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # at most 0: a small temperature overflows to -inf
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k, -1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
@@ -90,33 +92,45 @@ def draw(
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
-def streamed(text: Callable[[list[int]], str]) -> Iterator[str]:
+def streamed(text: Callable[[list[int]], str]) -> Generator[str, int | None, None]:
     """Return pieces of text for tokens that are sent in one by one; a character that is cut is held back.
+
+    `text` shows a cut character as one U+FFFD at the end, which alone a next token can change: no more than that is
+    held back, so bytes that are no text delay nothing. None in place of a token gives what is left.
 
     >>> pieces = streamed(lambda ids: bytes(ids).decode("utf-8", "replace"))
     >>> _ = next(pieces)
-    >>> [pieces.send(i) for i in "aé".encode()]
-    ['a', '', 'é']
+    >>> [pieces.send(i) for i in [*"aé".encode(), 255, None]]
+    ['a', '', 'é', '', '\ufffd']
     """
-    ids: list[int] = []
-    piece = ""
+    ids, told, piece = list[int](), 0, ""
     while True:
-        ids.append((yield piece))
+        token = yield piece
+        ids += [] if token is None else [token]
         whole = text(ids)
-        piece = "" if whole.endswith("\ufffd") and len(ids) < 4 else whole
-        ids = [] if piece else ids
+        cut = token is not None and whole.endswith("\ufffd")
+        piece = whole[told : len(whole) - cut]
+        ids, told = (ids, told + len(piece)) if cut else ([], 0)
 
 
 def _check(
-    model: Decoder, tokens: Tensor, count: int, temperature: float, top_k: int | None, top_p: float | None
+    model: Decoder,
+    tokens: Tensor,
+    present: Tensor | None,
+    count: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
 ) -> None:
-    if tokens.ndim != 2 or not tokens.shape[1]:
-        raise UsageError(
-            f"tokens have shape {tuple(tokens.shape)}; legal is (B, T) with at least one token to go on from"
-        )
+    if tokens.ndim != 2 or not tokens.shape[1] or tokens.dtype != torch.long:
+        came = f"shape {tuple(tokens.shape)} and dtype {tokens.dtype}"
+        raise UsageError(f"tokens have {came}; legal is (B, T) int64 with at least one token to go on from")
     size = model.shape.vocabulary
     if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
         raise UsageError(f"the tokens reach from {int(tokens.min())} to {int(tokens.max())}; legal are 0 to {size - 1}")
+    if present is not None and present.shape == tokens.shape and not present[:, -1].all():
+        row = int((~present[:, -1]).nonzero()[0])
+        raise UsageError(f"row {row} ends in padding; legal is padding before the tokens that are gone on from")
     if count < 0:
         raise UsageError(f"count is {count}; legal are 0 and more tokens")
     if not (math.isfinite(temperature) and temperature >= 0):

@@ -32,7 +32,7 @@ class DecoderShape:
         UsageError: sizes that do not go together, or an unknown feed.
 
     >>> DecoderShape(vocabulary=256, **PRESETS["tiny"]).hidden
-    352
+    336
     """
 
     vocabulary: int
@@ -52,11 +52,11 @@ class DecoderShape:
 
     def __post_init__(self):
         for name in ("vocabulary", "layers", "width", "heads"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; legal are 1 and more")
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise UsageError(f"{name} is {value}; legal are whole numbers, 1 and more")
         for name in ("key_heads", "feed_width"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UsageError(f"{name} is {value}; legal are 1 and more, or none")
+            if (value := getattr(self, name)) is not None and (type(value) is not int or value < 1):
+                raise UsageError(f"{name} is {value}; legal are whole numbers, 1 and more, or none")
         if self.width % self.heads:
             near = [h for h in range(1, self.width + 1) if self.width % h == 0]
             raise UsageError(f"{self.heads} heads do not divide the width {self.width}; legal are: {_listed(near)}")
@@ -75,10 +75,10 @@ class DecoderShape:
 
     @property
     def hidden(self) -> int:
-        """The hidden numbers of each position; for swiglu 8/3 of the width, up to a multiple of 32."""
+        """The hidden numbers of each position; for swiglu 8/3 of the width, to a multiple of 16."""
         if self.feed_width is not None:
             return self.feed_width
-        return 4 * self.width if self.feed == "gelu" else 32 * round(self.width * 8 / 3 / 32)
+        return 4 * self.width if self.feed == "gelu" else 16 * round(self.width / 6)
 
     def told(self) -> dict[str, Any]:
         """Return the shape as JSON; `DecoderShape(**told)` is the same."""

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from lissome._errors import UsageError
-from lissome._files import write, write_json
+from lissome._files import reason, write, write_json
 from lissome.attention import Attention
 from lissome.models.decoder import Decoder
 from lissome.models.shape import DecoderShape
@@ -23,12 +23,14 @@ def save(model: Decoder, directory: str | Path) -> None:
     """Write shape and weights, each under a temporary name first.
 
     Stages of your own are kept by their weights alone: `read` then needs the recipe again.
+
+    Raises:
+        RunError: the system refused; each file that stood there before is kept.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write(directory / WEIGHTS, safetensors.torch.save(weights))
-    write_json(directory / SHAPE, model.shape.told())
+    # copies: safetensors takes no two weights in one memory, and layers may share a stage
+    weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    write(Path(directory) / WEIGHTS, safetensors.torch.save(weights))
+    write_json(Path(directory) / SHAPE, model.shape.told())
 
 
 def read(directory: str | Path, recipe: Callable[[int], Attention] | None = None) -> Decoder:
@@ -43,24 +45,28 @@ def read(directory: str | Path, recipe: Callable[[int], Attention] | None = None
         weights = safetensors.torch.load((directory / WEIGHTS).read_bytes())
     except FileNotFoundError as error:
         raise UsageError(f"'{error.filename}' is missing; a decoder is {SHAPE} and {WEIGHTS} in a directory") from error
+    except OSError as error:
+        raise UsageError(f"'{error.filename}' cannot be read ({reason(error)})") from error
     except (ValueError, TypeError, SafetensorError) as error:
         raise UsageError(f"the decoder in '{directory}' is damaged: {error}") from error
     return filled(model, weights, str(directory))
 
 
 def filled(model: Decoder, weights: dict[str, torch.Tensor], source: str) -> Decoder:
-    """Put weights into a model, after a check of names and shapes; return it, ready to evaluate.
+    """Put weights into a model, after a check of names and shapes; return it, in their dtypes, ready to evaluate.
 
     Raises:
         UsageError: they are of another model; the first difference is named.
     """
     own = model.state_dict()
     for name in sorted(own.keys() ^ weights.keys()):
-        there, here = ("has no", "has") if name in own else ("has", "has no")
-        raise UsageError(f"{source} is of another model: it {there} '{name}', and the model {here} it")
+        said = f"no '{name}', and the model has it" if name in own else f"'{name}', and the model has no such weight"
+        raise UsageError(f"{source} is of another model: it has {said}")
     for name, value in own.items():
         if value.shape != weights[name].shape:
             shapes = f"{tuple(weights[name].shape)} there and {tuple(value.shape)} in the model"
             raise UsageError(f"{source} is of another model: '{name}' has shape {shapes}")
-    model.load_state_dict(weights)
+    model.to(weights["embedding.weight"].dtype)  # buffers that are not kept follow the weights
+    copies = {name: weights[name].to(value.device, copy=True) for name, value in own.items()}
+    model.load_state_dict(copies, assign=True)  # each in the dtype that it was kept in
     return model.eval()

@@ -2,6 +2,8 @@
 
 from lissome.report.comparison import compare
 from lissome.report.diagnosis import terminal as diagnosis
+from lissome.report.language import language_page, language_terminal
+from lissome.report.language_comparison import language_comparison
 from lissome.report.listing import families, leaderboard, papers
 from lissome.report.page import page
 from lissome.report.ranks import terminal as ranks
@@ -12,6 +14,9 @@ __all__ = [
     "compare",
     "diagnosis",
     "families",
+    "language_comparison",
+    "language_page",
+    "language_terminal",
     "leaderboard",
     "page",
     "papers",

@@ -181,15 +181,20 @@ def read_metrics(path: Path, *, finished: bool) -> list[dict[str, Any]]:
     return found
 
 
-def read_curves(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays behind the figures, flattened; a missing file is none of them."""
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file in float64; a missing file is nothing."""
     if not path.exists():
         return {}
     try:
         arrays = load_file(path)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UsageError(f"'{path}' is no legal safetensors file; it is broken or truncated") from error
-    curves = {name: np.asarray(array, dtype=np.float64).reshape(-1) for name, array in arrays.items()}
+    return {name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
+
+
+def read_curves(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays behind the figures, flattened; a missing file is none of them."""
+    curves = {name: array.reshape(-1) for name, array in read_arrays(path).items()}
     pairs = [("slice_x", "slice_exact"), ("slice_x", "slice_network")]
     pairs += [(name, name.removesuffix("before") + "after") for name in curves if name.endswith("/before")]
     for first, second in pairs:
