@@ -127,8 +127,7 @@ def test_a_decoder_is_its_formula():
     weights = {name: value.detach() for name, value in model.named_parameters()}
 
     def norm(x, name):
-        centred = x - x.mean(-1, keepdim=True)
-        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weights[name]
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weights[name]
 
     x = weights["embedding.weight"][tokens[0]]  # (T, width)
     read = norm(x, "blocks.0.norm_heads.weight") @ weights["blocks.0.heads.read.weight"].T

@@ -38,6 +38,8 @@ def show(run: Annotated[Path, typer.Argument(help="A run or comparison directory
     rows = lissome.recipes.show(run)
     if not as_json and rows[0].get("kind") == "fit":
         return say(lissome.report.table_terminal(rows[0]), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
+    if not as_json and rows[0].get("kind") == "lm":
+        return say(lissome.report.language_terminal(*rows), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
     tell(rows, run, as_json)
 
 
@@ -48,7 +50,10 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Put several runs on one page."""
-    tell(lissome.recipes.compare(runs, out), out, as_json)
+    rows = lissome.recipes.compare(runs, out)
+    if not as_json and rows[0].get("kind") == "lm":
+        return say(lissome.report.language_terminal(*rows), f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
+    tell(rows, out, as_json)
 
 
 @app.command()
@@ -80,17 +85,22 @@ def replicate(
     paper: Annotated[str | None, typer.Argument(help="A paper's name, such as arcm.")] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="LIBSVM files for arcm, two texts for sublora, MNIST's files for slim-kan; may repeat."),
+        typer.Option(
+            help="LIBSVM files for arcm, two texts for sublora, one for dape, MNIST's files for slim-kan; may repeat."
+        ),
     ] = None,
     out: Out = Path("runs/replicate"),
     seeds: Annotated[int | None, typer.Option(help="Repetitions; the paper's own, 5 or 3, if not given.")] = None,
     jobs: Jobs = None,
     resume: Resume = False,
     quick: Quick = False,
+    scale: Annotated[bool, typer.Option("--scale", help="Larger models and longer inputs, for hours; dape.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run a paper's experiments again and say which of its claims show; `lissome papers` lists them."""
-    rows = lissome.recipes.replicate(paper, out, data=data, seeds=seeds, quick=quick, resume=resume, jobs=jobs)
+    rows = lissome.recipes.replicate(
+        paper, out, data=data, seeds=seeds, quick=quick, scale=scale, resume=resume, jobs=jobs
+    )
     if as_json:
         return print_json(rows)
     told = [row for row in rows if row["verdict"] != "not measured"]

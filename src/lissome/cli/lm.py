@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.markup import escape
+from rich.table import Table
 
 import lissome
-from lissome.cli.options import Changes, Device, Json, Out, Resume, Seed, SettingsFile, file_of
+from lissome._errors import LissomeError
+from lissome.cli.options import Changes, Device, Json, Out, Quick, Resume, Seconds, Seed, SettingsFile, Steps, file_of
 from lissome.cli.output import print_json, say
+from lissome.recipes.language.settings import PRECISIONS, PRESETS, QUICK, LanguageSettings, read_lengths
 from lissome.recipes.ranks_settings import BASES, RULES, RanksSettings
 from lissome.recipes.settings import load
 
-lm = typer.Typer(help="Language models of transformers and peft.", no_args_is_help=True)
+lm = typer.Typer(help="Language models: trained, measured, asked to write; ranks for a LoRA.", no_args_is_help=True)
+
+Run = Annotated[Path, typer.Argument(help="Directory of a run of `lissome lm train`.")]
 
 
 @lm.callback()
@@ -49,3 +59,136 @@ def ranks(
     if as_json:
         return print_json(found)
     say(lissome.report.ranks(found), f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
+
+
+@lm.command()
+def train(
+    corpus: Annotated[
+        str | None, typer.Argument(help="A file of text or a folder of them; Python's own library if not given.")
+    ] = None,
+    out: Out = Path("runs/lm"),
+    preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}; sizes by --set model.width=256.")] = None,
+    position: Annotated[str | None, typer.Option(help="none, rotary, alibi, kerple or fire.")] = None,
+    refine: Annotated[str | None, typer.Option(help="none, dape, or dape(3) for DAPE V2.")] = None,
+    normalize: Annotated[str | None, typer.Option(help="softmax or self_adjust(4).")] = None,
+    validity: Annotated[str | None, typer.Option(help="causal, or such as 'causal & window(256)'.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens that the model sees in training.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Windows of a step, over all processes.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Parts in which a step is computed, for less memory.")] = None,
+    vocabulary: Annotated[str | None, typer.Option(help="bytes, bpe, or the file of a saved one.")] = None,
+    vocabulary_size: Annotated[int | None, typer.Option(help="Of bpe.")] = None,
+    steps: Steps = None,
+    seconds: Seconds = None,
+    seed: Seed = None,
+    device: Device = None,
+    precision: Annotated[str | None, typer.Option(help=f"{', '.join(PRECISIONS)}.")] = None,
+    compile_: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Capture loss and gradient.")] = None,
+    settings: SettingsFile = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Train a language model on a text; draw the page."""
+    given: dict[str, Any] = {"data": corpus, "vocabulary": vocabulary, "vocabulary_size": vocabulary_size}
+    given |= {"model.preset": preset, "model.position": position, "model.refine": refine}
+    given |= {"model.normalize": normalize, "model.validity": validity, "seed": seed, "device": device}
+    given |= {"precision": precision, "training.accumulate": accumulate, "training.compile": compile_}
+    given |= QUICK if quick else {}
+    own = {"length": length, "batch": batch, "training.steps": steps, "training.seconds": seconds}
+    given |= {key: value for key, value in own.items() if value is not None}
+    with _first_speaks():
+        asked = load(LanguageSettings, file=file_of(settings, out, resume), given=given, changes=changes or [])
+        found = lissome.recipes.train_language(asked, out, resume=resume)
+    if found is None:  # not the first of several processes
+        return
+    if as_json:
+        return print_json(found)
+    say(lissome.report.language_terminal(found), f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
+
+
+@lm.command()
+def evaluate(
+    run: Run,
+    lengths: Annotated[
+        str | None, typer.Option(help="Such as 128,256,512; up to 4 times its own if not given.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Another text than the one held out.")] = None,
+    windows: Annotated[int | None, typer.Option(min=1, help="Places in the text, at most; 64 if not given.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Tell the perplexity of a trained model by the length that it reads; draw its page again."""
+    wanted = None if lengths is None else read_lengths(lengths)
+    more = {} if windows is None else {"windows": windows}
+    found = lissome.recipes.evaluate_language(run, wanted, data=data, device=device or "auto", **more)
+    if as_json:
+        return print_json(found)
+    say(_table(found), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
+
+
+@lm.command()
+def generate(
+    run: Run,
+    prompt: Annotated[str, typer.Option(help="What to go on with.")] = "",
+    tokens: Annotated[int, typer.Option(help="To write, at most.")] = 200,
+    temperature: Annotated[float, typer.Option(help="Of the draws; 0 takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Draw among so many of the likeliest.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest of this probability together.")] = None,
+    seed: Seed = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Let a trained model write on."""
+    asked: dict[str, Any] = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    asked |= {"seed": seed or 0, "device": device or "auto"}
+    if as_json:
+        return print_json(lissome.recipes.generate_text(run, prompt, **asked))
+    waiting = [prompt]  # so that nothing is printed before the run is read
+
+    def show(piece: str) -> bool:
+        return _stream("".join(waiting) + piece, waiting)
+
+    found = lissome.recipes.generate_text(run, prompt, on_piece=show, **asked)
+    _stream("".join(waiting) + "\n", waiting)
+    if sys.stderr.isatty():
+        rate = found["tokens"] / max(found["seconds"], 1e-9)
+        typer.echo(f"{found['tokens']:,} tokens, {rate:,.0f} a second", err=True)
+
+
+def _stream(text: str, waiting: list[str]) -> bool:
+    """Print text at once; True if nobody reads it any more."""
+    waiting.clear()
+    if sys.stdout.isatty():  # what a model of bytes writes could move the cursor
+        text = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _first_speaks() -> Iterator[None]:
+    """Of several processes, let the first alone say what went wrong; the others end with the same code."""
+    try:
+        yield
+    except LissomeError as error:
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(error.exit_code) from error
+        raise
+
+
+def _table(found: Mapping[str, Any]) -> Table:
+    """Return the rows of an evaluation."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, title=f"{found['data']}", title_justify="left")
+    for name in ("length", "perplexity", "nats a token", "±", "windows"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for row in found["rows"]:
+        error = "–" if row["error"] is None or row["error"] != row["error"] else f"{row['error']:.4f}"
+        figures = (f"{row['length']:,}", f"{row['perplexity']:.4g}", f"{row['nats']:.4f}", error, f"{row['windows']:,}")
+        table.add_row(*figures, "as trained" if row["length"] == found["trained"] else "")
+    return table

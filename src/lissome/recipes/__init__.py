@@ -8,7 +8,9 @@ _HOMES = {
     "compare": "lissome.recipes.pages",
     "demo": "lissome.recipes.demonstration",
     "diagnose": "lissome.recipes.diagnosis",
+    "evaluate_language": "lissome.recipes.language.evaluate",
     "fit_table": "lissome.recipes.table.run",
+    "generate_text": "lissome.recipes.language.generate",
     "list_families": "lissome.recipes.solution",
     "load": "lissome.recipes.archive",
     "papers": "lissome.recipes.catalogue",
@@ -18,6 +20,7 @@ _HOMES = {
     "settings": "lissome.recipes.settings",
     "show": "lissome.recipes.pages",
     "solve": "lissome.recipes.solution",
+    "train_language": "lissome.recipes.language.train",
 }
 __getattr__, __dir__ = door(__name__, _HOMES)
 __all__ = [
@@ -26,7 +29,9 @@ __all__ = [
     "compare",
     "demo",
     "diagnose",
+    "evaluate_language",
     "fit_table",
+    "generate_text",
     "list_families",
     "load",
     "papers",
@@ -36,4 +41,5 @@ __all__ = [
     "settings",
     "show",
     "solve",
+    "train_language",
 ]

@@ -9,7 +9,9 @@ from typing import Any
 
 from lissome import report
 from lissome._errors import UsageError
-from lissome.report.comparison import again, is_comparison
+from lissome.report.comparison import again, expanded, is_comparison, listed
+from lissome.report.language import language_row
+from lissome.report.language_files import is_language
 from lissome.report.read import TABLE, go_on, read_run, under_way
 from lissome.report.table_page import table_row
 
@@ -26,9 +28,12 @@ def show(run: str | Path) -> list[dict[str, Any]]:
     if (run / TABLE).is_file():
         report.table_page(run)
         return [table_row(read_run(run))]
+    if is_language(run):
+        report.language_page(run)
+        return [language_row(read_run(run))]
     begun = sorted(place.parent for place in run.glob("*/*/settings.yaml"))
     if is_comparison(run):
-        again(run)
+        _again(run)
         return _rows(run)
     if begun and not (run / "metrics.jsonl").exists():  # an adaptation that was killed before it drew its page
         report.compare(begun, run)
@@ -54,8 +59,20 @@ def compare(runs: Sequence[str | Path], out: str | Path, title: str | None = Non
         _check_kind(Path(run))
         if (Path(run) / TABLE).is_file():
             raise UsageError(f"'{run}' is a fit of a table, which has errors of its own kind; `lissome show` draws it")
-    report.compare(runs, out, title)
+    if any(is_language(path) for path in expanded(runs)):
+        report.language_comparison(expanded(runs), out, title)
+    else:
+        report.compare(runs, out, title)
     return _rows(out)
+
+
+def _again(out: Path) -> None:
+    """Compare again the runs of a page of runs."""
+    runs, title = listed(out)
+    if any(map(is_language, runs)):
+        report.language_comparison(runs, out, title)
+    else:
+        again(out)
 
 
 def _check_kind(run: Path) -> None:

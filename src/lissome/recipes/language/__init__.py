@@ -1,0 +1,1 @@
+"""Language models: trained from a text, measured at lengths they were not trained for, and asked to write."""

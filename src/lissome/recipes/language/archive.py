@@ -1,0 +1,77 @@
+"""A trained language model, from the directory of its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lissome._errors import UsageError
+from lissome.language import Vocabulary
+from lissome.models import Decoder, DecoderShape
+from lissome.models.stored import SHAPE, filled
+from lissome.optim import checkpoint
+from lissome.recipes.language.settings import TEXT, LanguageSettings
+from lissome.recipes.language.source import kept_vocabulary
+from lissome.recipes.settings import load
+from lissome.report.language_files import is_language
+from lissome.report.read import read_json
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run has come to.
+
+    Attributes:
+        path: of the run directory.
+        settings: what it was asked.
+        text: what is known of its text, as in `text.json`.
+        vocabulary: what the model reads and writes.
+        model: with the weights of the last checkpoint, ready to evaluate.
+        steps: that these weights were trained for.
+    """
+
+    path: Path
+    settings: LanguageSettings
+    text: dict[str, Any]
+    vocabulary: Vocabulary
+    model: Decoder
+    steps: int
+
+
+def load_trained(run: str | Path, device: torch.device | str = "cpu") -> Trained:
+    """Return the model of a run of `lissome lm train`, finished or not.
+
+    Raises:
+        UsageError: the directory holds no such run, no checkpoint yet, a damaged file, or another vocabulary than the
+            one that it was trained with.
+    """
+    run = Path(run)
+    check_language(run)
+    settings = load(LanguageSettings, file=run / "settings.yaml", given={})
+    text = read_json(run / TEXT)
+    vocabulary = kept_vocabulary(run, text)
+    place = run / "checkpoint"
+    if not checkpoint.exists(place):
+        raise UsageError(f"'{run}' holds no checkpoint; `lissome lm train --resume --out {run}` goes on to one")
+    kept = checkpoint.read(place)
+    try:
+        shape = DecoderShape(**read_json(run / SHAPE))
+    except TypeError as error:
+        raise UsageError(f"'{run / SHAPE}' is no shape of a decoder: {error}") from error
+    model = filled(Decoder(shape), kept.model, str(place))
+    return Trained(run, settings, text, vocabulary, model.to(device), int(kept.state["step"]))
+
+
+def check_language(run: Path) -> None:
+    """Refuse what is no run of `lissome lm train`.
+
+    Raises:
+        UsageError: there is no such directory, or it holds something else.
+    """
+    if not run.is_dir():
+        raise UsageError(f"there is no run directory '{run}'")
+    if not is_language(run):
+        raise UsageError(f"'{run}' is no run of `lissome lm train`: it holds no {TEXT} with {SHAPE} beside it")

@@ -1,0 +1,147 @@
+"""Train a language model in a run directory."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from lissome import report
+from lissome._errors import Interrupted
+from lissome._files import write_json
+from lissome.language import Text, split_tokens
+from lissome.models.decoder import Decoder
+from lissome.models.stored import SHAPE
+from lissome.optim import Budget, Result, checkpoint, fit, keep_memory
+from lissome.optim.machine import accelerator
+from lissome.recipes import directory
+from lissome.recipes.language.archive import load_trained
+from lissome.recipes.language.lead import lead
+from lissome.recipes.language.network import method_of, new_model, shape_of
+from lissome.recipes.language.observe import FIRST, NEAR, Gradients, observe, separators
+from lissome.recipes.language.settings import FREE, LanguageSettings
+from lissome.recipes.language.source import lasting, opened, prepare, undone
+from lissome.recipes.training import count, device_of, trained_of
+
+LOOKED_AT = 48  # characters of a sentence that the page shows attention on
+LEAST = 20
+
+
+def train_language(
+    settings: LanguageSettings, out: str | Path, *, resume: bool = False, progress: bool = True
+) -> dict[str, Any] | None:
+    """Train a decoder to tell the next token of a text, and write its run directory.
+
+    Args:
+        settings: the text, the model, and how to train; paths are kept in full.
+        out: directory, not there yet; with `resume` the one to go on with.
+        resume: go on from the checkpoint in `out`, to the last bit on the same machine.
+        progress: show a bar.
+
+    Returns:
+        The summary, as in `summary.json`; None in all processes but the first.
+
+    Raises:
+        UsageError: a text, vocabulary, stage or size that is none, a text that has changed since, a directory that
+            exists.
+        RunError: the loss became NaN, or a file could not be written.
+        Interrupted: Ctrl-C; a checkpoint is left.
+    """
+    out, settings = Path(out), lasting(settings)
+    shape_of(settings, vocabulary=256)  # what is wrong with it is said before the text is read
+    machine = accelerator(device_of(settings.device), settings.precision)
+    keep_memory()
+    try:
+        with contextlib.ExitStack() as until:
+
+            def begin() -> None:
+                until.enter_context(directory.claimed(out, settings, resume=resume, free=FREE))
+                until.enter_context(undone(out, SHAPE, resume=resume))
+                prepare(out, settings, resume=resume, progress=progress)
+
+            lead(machine, begin)
+            result, text = _train(settings, out, machine, resume, progress)
+    except Interrupted as error:
+        raise Interrupted(f"{error}: `lissome lm train --resume --out {out}`") from error
+    return _finish(out, settings, text, result) if machine.is_main_process else None
+
+
+def _train(
+    settings: LanguageSettings, out: Path, machine: Accelerator, resume: bool, progress: bool
+) -> tuple[Result, Text]:
+    source, training = opened(out), settings.training
+    learnt, held = split_tokens(source.tokens.ids, settings.held)
+    text = Text(learnt, held, length=settings.length, vocabulary=source.vocabulary, scored=settings.scored)
+    model = new_model(shape_of(settings, source.vocabulary.size), settings.seed)
+    if machine.is_main_process:
+        write_json(out / SHAPE, model.shape.told())
+    model.to(machine.device if machine.num_processes > 1 else device_of(settings.device))
+    trained = trained_of(model)
+    result = fit(
+        model,
+        text,
+        method_of(settings, trained),
+        Budget(steps=training.steps, seconds=training.seconds),
+        parameters=trained,
+        seed=settings.seed,
+        directory=out,
+        evaluate_every=training.evaluate,
+        checkpoint_every=training.checkpoint,
+        resume=resume and checkpoint.exists(out / "checkpoint"),
+        progress=progress,
+        precision=settings.precision,
+        compile=training.compile,
+        tensorboard=training.tensorboard,
+        on_step=Gradients(out),
+    )
+    return result, text
+
+
+def _finish(out: Path, settings: LanguageSettings, text: Text, result: Result) -> dict[str, Any]:
+    """Write what is left of a run directory: summary, what attention does, and the page; return the summary."""
+    trained = load_trained(out)
+    model, vocabulary = trained.model, trained.vocabulary
+    figures = {key: value for key, value in result.metrics.items() if key not in ("step", "phase", "lr")}
+    seen = settings.batch * settings.length * result.steps
+    summary = {
+        "kind": "lm",
+        "data": trained.text["name"],
+        "preset": settings.model.preset,
+        "stages": stages_of(model),
+        "vocabulary": vocabulary.size,
+        "length": settings.length,
+        "batch": settings.batch,
+        "rate": settings.rate,
+        "seed": settings.seed,
+        "trained": result.trained,
+        "total": count(model),
+        "tokens": {"train": len(text.train), "held": len(text.held), "scored": text.scored, "seen": seen},
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "outcome": result.outcome.value,
+        "compiled": result.capture,
+        **{key: value for key, value in figures.items() if not key.startswith("lr/")},
+    }
+    observe(model, vocabulary, sentence_of(vocabulary.decode(text.held[:400])), out)
+    if min(settings.length, len(text.held)) > FIRST + NEAR:
+        separators(model, vocabulary, text.held, out=out)
+    write_json(out / "summary.json", summary)
+    report.language_page(out)
+    return summary
+
+
+def stages_of(model: Decoder) -> str:
+    """Return the stages of a model's attention in words, those of its first layer."""
+    return model.blocks[0].heads.recipe.explain()  # type: ignore[union-attr, operator]
+
+
+def sentence_of(text: str) -> str:
+    r"""Return a line of a text to look at: the first that is not short, at most 48 characters of it.
+
+    >>> sentence_of("\n# a\n\n    return a line that is not short\n")
+    'return a line that is not short'
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    return next((line for line in lines if len(line) >= LEAST), text.strip() or text)[:LOOKED_AT]
