@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "lissome"
-UNDERSCORE = {"_door", "_files", "_types", "_errors", "_vector", "_version"}
+UNDERSCORE = {"_door", "_files", "_types", "_errors", "_vector", "_version", "_weights"}
 BELOW = {
     "_door": set(),
     "_version": set(),
@@ -14,6 +14,7 @@ BELOW = {
     "_files": {"_errors"},
     "_types": set(),
     "_vector": {"_errors"},
+    "_weights": {"_errors"},
     "adapt": UNDERSCORE,
     "attention": UNDERSCORE,
     "calculus": UNDERSCORE,

@@ -1,7 +1,10 @@
 """One door for all ways: shapes that go together, dropout, precision, frames and caches."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch.func import functional_call
 
 from lissome._errors import UsageError
 from lissome.attention import (
@@ -20,6 +23,7 @@ from lissome.attention import (
     explain,
     stages,
 )
+from lissome.attention.backends import naive, tiled
 
 
 def drawn(*heads, length=5, batch=1):
@@ -181,3 +185,25 @@ def test_a_cache_leaves_what_it_was_given():
     cache.begin(torch.zeros(1, 2).long())
     cache.append(0, k + 1, k + 1)
     assert torch.equal(k, before)
+
+
+def test_tiles_have_the_gradient_at_the_parameters_of_a_functional_call():
+    """A tile is run again in the backward pass, when the module has its own parameters back."""
+    torch.manual_seed(0)
+
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recipe = Attention(causal, Kerple(2), Dape(2, kernel=3)).double()
+
+        def forward(self, q, k, v, backend):
+            run = {"naive": naive.attend, "tiled": partial(tiled.attend, tile=2)}[backend]
+            return run(q, k, v, Frame.full(5), self.recipe)
+
+    layer, (q, k, v) = Layer(), [x.double() for x in drawn(2, 2, 2)]
+    others = {name: (p + 0.5).detach().requires_grad_() for name, p in layer.named_parameters()}
+    slopes = {}
+    for backend in ("naive", "tiled"):
+        out = functional_call(layer, others, (q, k, v, backend)).square().sum()
+        slopes[backend] = torch.autograd.grad(out, list(others.values()))
+    torch.testing.assert_close(slopes["tiled"], slopes["naive"])

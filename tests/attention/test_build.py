@@ -18,11 +18,14 @@ from lissome.attention.notation import rule
         ({"position": "none"}, "causal; softmax"),
         ({"position": "kerple(power)", "normalize": "self_adjust"}, "causal; kerple(power); self_adjust(4)"),
         ({"position": "alibi", "refine": "dape"}, "causal; alibi; dape(1)"),
-        ({"position": "fire", "length": 64, "refine": "dape(3, form=plain)"}, "causal; fire; dape(3, plain); softmax"),
-        ({"refine": "dape(3, hidden=published)"}, "causal; rotary; dape(3, published); softmax"),
+        (
+            {"position": "fire", "length": 64, "refine": "dape(3, form=plain)"},
+            "causal; fire; dape(3, form=plain); softmax",
+        ),
+        ({"refine": "dape(3, hidden=published)"}, "causal; rotary; dape(3, hidden=published); softmax"),
         (
             {"position": "none", "normalize": "self_adjust(1, detach_extrema=true)"},
-            "causal; self_adjust(1, detached)",
+            "causal; self_adjust(1, detach_extrema=True)",
         ),
         (
             {"position": "none", "validity": "causal&(window( 4 )|every_kth(8))"},
@@ -32,6 +35,21 @@ from lissome.attention.notation import rule
 )
 def test_names_become_stages(names, said):
     assert attention(4, 8, **names).explain().startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("stage", "text"),
+    [
+        ("position", "rotary(base=500000)"),
+        ("position", "kerple(power)"),
+        ("refine", "dape(5, form=plain, hidden=published, width=8)"),
+        ("refine", "dape(1, form=sum)"),
+        ("normalize", "self_adjust(2, detach_extrema=True)"),
+    ],
+)
+def test_what_is_said_of_a_stage_builds_it_again(stage, text):
+    recipe = attention(4, 8, **{stage: text})
+    assert text in recipe.explain().split("; ")
 
 
 def test_values_reach_their_stages():

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lissome._errors import UsageError
 from lissome.adapt import Adapted, lora
-from lissome.attention import Attention, Dape, Kerple, SelfAdjust, causal, window
+from lissome.attention import Attention, Dape, Kerple, SelfAdjust, causal, everything, window
 from lissome.models import PRESETS, Decoder, DecoderShape
 
 SMALL = {"vocabulary": 17, "layers": 2, "width": 16, "heads": 4}
@@ -113,7 +113,7 @@ def test_grouped_heads_are_copied_heads():
     few, many = decoder(key_heads=2), decoder()
     weights = few.state_dict()
     for layer in range(2):
-        name = f"blocks.{layer}.heads.read.weight"
+        name = f"blocks.{layer}.heads.qkv.weight"
         q, k, v = weights[name].split((16, 8, 8))
         k, v = (x.unflatten(0, (2, 4)).repeat_interleave(2, 0).flatten(0, 1) for x in (k, v))
         weights[name] = torch.cat((q, k, v))
@@ -130,7 +130,7 @@ def test_a_decoder_is_its_formula():
         return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weights[name]
 
     x = weights["embedding.weight"][tokens[0]]  # (T, width)
-    read = norm(x, "blocks.0.norm_heads.weight") @ weights["blocks.0.heads.read.weight"].T
+    read = norm(x, "blocks.0.norm_heads.weight") @ weights["blocks.0.heads.qkv.weight"].T
     mixed = []
     for head in range(4):
         q, k, v = (read[:, 16 * part + 4 * head : 16 * part + 4 * head + 4] for part in range(3))
@@ -139,11 +139,11 @@ def test_a_decoder_is_its_formula():
             share = torch.softmax(torch.stack([q[i] @ k[j] / 2 for j in range(i + 1)]), 0)
             rows.append(sum(share[j] * v[j] for j in range(i + 1)))
         mixed.append(torch.stack(rows))
-    x = x + torch.cat(mixed, -1) @ weights["blocks.0.heads.write.weight"].T
+    x = x + torch.cat(mixed, -1) @ weights["blocks.0.heads.out.weight"].T
     y = norm(x, "blocks.0.norm_feed.weight")
     gate = y @ weights["blocks.0.feed.gate.weight"].T
-    y = gate * torch.sigmoid(gate) * (y @ weights["blocks.0.feed.read.weight"].T)
-    x = x + y @ weights["blocks.0.feed.write.weight"].T
+    y = gate * torch.sigmoid(gate) * (y @ weights["blocks.0.feed.up.weight"].T)
+    x = x + y @ weights["blocks.0.feed.down.weight"].T
     equal(model(tokens)[0].detach(), norm(x, "norm.weight") @ weights["embedding.weight"].T)
 
 
@@ -178,8 +178,9 @@ def test_it_begins_knowing_nothing(tied):
     tokens = drawn(4, 65, size=256)
     loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
     assert loss.item() == pytest.approx(math.log(256), rel=0.03)
-    deep = model.blocks[0].feed.write.weight.std().item()
-    assert deep == pytest.approx(0.02 / math.sqrt(2 * 4), rel=0.05)
+    deep = model.blocks[0].feed.down.weight.std().item()
+    assert deep == pytest.approx(math.sqrt(0.4 / 128) / math.sqrt(2 * 4), rel=0.05)
+    assert model.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 def test_stages_keep_their_own_start():
@@ -337,3 +338,24 @@ def test_stages_that_cannot_be_are_named(values, sentence):
 def test_a_shape_is_json():
     shape = DecoderShape(**SMALL, position="fire", length=9, key_heads=2)
     assert DecoderShape(**shape.told()) == shape
+
+
+def test_what_lets_tokens_see_later_ones_is_refused():
+    with pytest.raises(UsageError, match=r"validity 'window\(4\)' lets a token see later .* 'causal & window\(4\)'"):
+        decoder(validity="window(4)")
+    with pytest.raises(UsageError, match="validity 'everything' lets a token see later"):
+        Decoder(decoder().shape, lambda layer: Attention(everything))
+
+
+def test_stages_are_those_of_the_forward_pass():
+    """Weights and values of the last layer, by hand, give what the model gives."""
+    model, tokens = decoder(layers=2, position="kerple", refine="dape(3)"), drawn(2, 6)
+    found = list(model.stages(tokens))
+    assert [stages.weights.shape for stages in found] == [(2, 4, 6, 6)] * 2
+    frame, x = model.frame(tokens), model.embedding(tokens)
+    x = model.blocks[0](x, frame)
+    block = model.blocks[1]
+    v = block.heads.project(block.norm_heads(x), frame)[2]
+    x = x + block.heads.out((found[1].weights @ v).transpose(1, 2).flatten(2))
+    equal(model(tokens), model.norm(x + block.feed(block.norm_feed(x))) @ model.embedding.weight.T)
+    assert [recipe.explain() for recipe in model.recipes] == ["causal; kerple; dape(3); softmax"] * 2

@@ -9,7 +9,7 @@ import torch
 from lissome._errors import LissomeError, UsageError
 from lissome.attention import Attention, Dape, Kerple, causal, window
 from lissome.models import Decoder, DecoderShape
-from lissome.models.stored import SHAPE, WEIGHTS, filled, read, save
+from lissome.models.stored import SHAPE, WEIGHTS, filled, read_decoder, save_decoder
 from tests.models.test_decoder import ALL, SMALL, decoder, drawn, every_kind
 
 
@@ -21,8 +21,8 @@ def own(layer):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_what_is_read_is_what_was_saved(kind, dtype, tmp_path):
     model = decoder(**ALL[kind]).to(dtype).train()
-    save(model, tmp_path / "new" / "place")
-    again = read(tmp_path / "new" / "place")
+    save_decoder(model, tmp_path / "new" / "place")
+    again = read_decoder(tmp_path / "new" / "place")
     assert again.shape == model.shape
     assert not again.training
     for name, value in model.state_dict().items():
@@ -35,12 +35,12 @@ def test_what_is_read_is_what_was_saved(kind, dtype, tmp_path):
 
 def test_own_stages_are_kept_by_their_weights(tmp_path):
     model = Decoder(DecoderShape(**SMALL), own).eval()
-    save(model, tmp_path)
-    assert torch.equal(read(tmp_path, own)(drawn(2, 5)), model(drawn(2, 5)))
+    save_decoder(model, tmp_path)
+    assert torch.equal(read_decoder(tmp_path, own)(drawn(2, 5)), model(drawn(2, 5)))
     with pytest.raises(
-        UsageError, match="of another model: it has 'blocks.0.heads.recipe.bias.a', and the model has no"
+        UsageError, match="of another network: it holds 'blocks.0.heads.recipe.*', which the network lacks"
     ):
-        read(tmp_path)
+        read_decoder(tmp_path)
 
 
 def test_layers_may_share_a_stage(tmp_path):
@@ -49,21 +49,21 @@ def test_layers_may_share_a_stage(tmp_path):
         return lambda layer: Attention(causal, bias)
 
     model = Decoder(DecoderShape(**SMALL), shared()).eval()
-    save(model, tmp_path)
-    again = read(tmp_path, shared())
+    save_decoder(model, tmp_path)
+    again = read_decoder(tmp_path, shared())
     assert torch.equal(again(drawn(2, 5)), model(drawn(2, 5)))
     assert again.blocks[0].heads.recipe.bias is again.blocks[1].heads.recipe.bias
 
 
 def test_saving_again_replaces(tmp_path):
     for layers in (1, 2):
-        save(decoder(layers=layers), tmp_path)
-        assert len(read(tmp_path).blocks) == layers
+        save_decoder(decoder(layers=layers), tmp_path)
+        assert len(read_decoder(tmp_path).blocks) == layers
 
 
 @pytest.fixture
 def place(tmp_path):
-    save(decoder(), tmp_path)
+    save_decoder(decoder(), tmp_path)
     return tmp_path
 
 
@@ -71,16 +71,16 @@ def place(tmp_path):
 def test_a_missing_file_is_named(place, name):
     (place / name).unlink()
     with pytest.raises(UsageError, match=f"{name}' is missing; a decoder is shape.json and model.safetensors"):
-        read(place)
+        read_decoder(place)
 
 
 def test_a_directory_that_is_none_is_named(place):
     with pytest.raises(UsageError, match="nowhere/shape.json' is missing"):
-        read(place / "nowhere")
+        read_decoder(place / "nowhere")
     with pytest.raises(UsageError, match="cannot be read \\(Not a directory\\)"):
-        read(place / SHAPE)
+        read_decoder(place / SHAPE)
     with pytest.raises(LissomeError, match="cannot be written"):
-        save(decoder(), place / SHAPE)
+        save_decoder(decoder(), place / SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_directory_that_is_none_is_named(place):
 def test_a_damaged_shape_is_named(place, text):
     (place / SHAPE).write_text(text)
     with pytest.raises(UsageError, match=f"^the decoder in '{place}' is damaged: "):
-        read(place)
+        read_decoder(place)
 
 
 @pytest.mark.parametrize(("name", "value"), [("width", "16"), ("heads", 5), ("layers", 1.5), ("position", "rotery")])
@@ -106,25 +106,25 @@ def test_a_wrong_value_of_a_shape_is_named(place, name, value):
     told = json.loads((place / SHAPE).read_text()) | {name: value}
     (place / SHAPE).write_text(json.dumps(told))
     with pytest.raises(UsageError, match=f"^the decoder in '{place}' is damaged: .*{value}"):
-        read(place)
+        read_decoder(place)
 
 
 @pytest.mark.parametrize("length", [0, 7, 100, -1])
 def test_damaged_weights_are_named(place, length):
     (place / WEIGHTS).write_bytes((place / WEIGHTS).read_bytes()[:length])
     with pytest.raises(UsageError, match=f"^the decoder in '{place}' is damaged: "):
-        read(place)
+        read_decoder(place)
 
 
 def test_weights_of_another_model_are_named(place):
     weights = safetensors.torch.load_file(place / WEIGHTS)
-    name = "blocks.1.feed.read.weight"
+    name = "blocks.1.feed.up.weight"
     lacking = {key: value for key, value in weights.items() if key != name}
     cases = {
-        f"here is of another model: it has no '{name}', and the model has it": lacking,
-        "here is of another model: it has 'more', and the model has no such weight": weights | {"more": torch.zeros(1)},
-        f"here is of another model: '{name}' has shape (3, 2) there and (48, 16) in the model": weights
-        | {name: torch.zeros(3, 2)},
+        f"here is of another network: it lacks '{name}' of shape (48, 16)": lacking,
+        "here is of another network: it holds 'more', which the network lacks": weights | {"more": torch.zeros(1)},
+        f"here is of another network: '{name}' is torch.float32 of shape (3, 2) there and torch.float64 of shape "
+        "(48, 16) in the network": weights | {name: torch.zeros(3, 2)},
     }
     for sentence, given in cases.items():
         model = decoder()

@@ -117,6 +117,8 @@ def weights(z, variant=0, detach_extrema=False):
     low, high = row.amin(), row.amax()
     if detach_extrema:
         low, high = low.detach(), high.detach()
+        if variant == 4 and len(z) == 1:  # 1 or 0, whatever the score: a constant
+            z = [z[0].detach()]
     if variant == 2:
         return [(value - low) * share for value, share in zip(z, p, strict=True)]
     if variant == 4:

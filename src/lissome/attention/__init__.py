@@ -1,7 +1,7 @@
 """Scores become weights in four stages: validity, bias, refine, normalize."""
 
-from lissome.attention.attend import attend, explain
-from lissome.attention.backends.naive import Stages, stages
+from lissome.attention.attend import attend, explain, stages
+from lissome.attention.backends.naive import Stages
 from lissome.attention.bias import Alibi, Fire, Kerple
 from lissome.attention.build import attention
 from lissome.attention.cache import GrowingCache

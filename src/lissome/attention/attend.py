@@ -60,6 +60,12 @@ def attend(
     return naive.attend(q, k, v, frame, recipe, scale, dropout)
 
 
+def stages(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, *, scale: float | None = None) -> naive.Stages:
+    """Return what each stage gives, every pair in memory, to be looked at; arguments and errors as of `attend`."""
+    _check(q, k, k, frame)
+    return naive.stages(q, k, frame, recipe, scale)
+
+
 def explain(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> str:
     """Return the stages in words, and the backend that `attend` takes for such tensors."""
     return f"{recipe.explain()}; by {_choose(q, k, frame, recipe)}"

@@ -8,7 +8,8 @@ Per row of scores z over the visible keys, with p = softmax(z), m = min z, M = m
     4    (z - min(m, 0)) / (max(M, 0) - min(m, 0)) p        the one recommended
 
 Rows then do not sum to 1, as intended. A row that sees one key: 3 gives 0; 4 gives 1 for z > 0 and 0 otherwise, so the
-first token of a text may attend to nothing. These are not invariant under a shift of the row: a constant bias matters.
+first token of a text may attend to nothing. 1 and 4 are not invariant under a shift of the row: a constant bias matters
+there.
 
 Differs from the paper: eps is 1e-6 (1e-10 vanishes beside a denominator in half precision); all is in float32 at least.
 """
@@ -67,7 +68,7 @@ class SelfAdjust:
     @property
     def name(self) -> str:
         """What `explain` says."""
-        return f"self_adjust({self.variant}{', detached' if self.detach_extrema else ''})"
+        return f"self_adjust({self.variant}{', detach_extrema=True' if self.detach_extrema else ''})"
 
     def __call__(self, scores: Tensor, valid: Tensor) -> Tensor:
         """Return the weights (B, H, Tq, Tk); a row that sees no key gives 0."""
@@ -78,9 +79,8 @@ class SelfAdjust:
         low, high = self._extrema(scores, valid)  # (B, H, Tq, 1)
         if self.variant == 2:
             return (z - low) * p
-        if self.variant == 3:
-            # 0 / eps in any case, but with extrema held constant its gradient would be 1 / eps
-            p = p.masked_fill(valid.sum(-1, keepdim=True) == 1, 0)
+        if self.detach_extrema:  # one key alone is both extrema: a constant, and no slope of 1 / |z|
+            z = torch.where(valid.sum(-1, keepdim=True) == 1, z.detach(), z)
         if self.variant == 4:
             low, high = low.clamp(max=0), high.clamp(min=0)
         return (z - low) / (high - low + EPS) * p

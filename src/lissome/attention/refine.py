@@ -67,7 +67,7 @@ class Dape(nn.Module):
             raise UsageError(f"zero_init of dape is '{zero_init}'; legal are True and False")
         if zero_init and form != "residual":
             raise UsageError(f"zero_init keeps a model as it was in the residual form alone, and the form is {form}")
-        self.kernel, self.form, self.hidden, self.biased = kernel, form, hidden, biased
+        self.kernel, self.form, self.hidden, self.biased, self.width = kernel, form, hidden, biased, width
         side = (0, kernel // 2)
         read = 2 * heads if biased and form != "sum" else heads
         self.inner = nn.Conv2d(read, width, (1, kernel), padding=side)
@@ -78,10 +78,11 @@ class Dape(nn.Module):
 
     @property
     def name(self) -> str:
-        """What `explain` says."""
-        form = "" if self.form == "residual" else f", {self.form}"
-        hidden = ", published" if self.ahead else ""
-        return f"dape({self.kernel}{form}{hidden})"
+        """What `explain` says: the notation that builds it."""
+        form = "" if self.form == "residual" else f", form={self.form}"
+        hidden = "" if self.hidden == "masked" else f", hidden={self.hidden}"
+        width = "" if self.width == WIDTH else f", width={self.width}"
+        return f"dape({self.kernel}{form}{hidden}{width})"
 
     @property
     def ahead(self) -> int:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from lissome._errors import UsageError
 
+BASE = 10_000.0  # arXiv 2104.09864, section 3.3
+
 
 class Rotary(nn.Module):
     """Turn pairs (x_m, x_{m + D/2}) by the angle position * base^(-2m/D); the half-split layout of Llama and NeoX.
@@ -19,13 +21,14 @@ class Rotary(nn.Module):
         UsageError: an odd dimension, or a base that is not above 1.
     """
 
-    def __init__(self, dimension: int, base: float = 10_000.0):
+    def __init__(self, dimension: int, base: float = BASE):
         super().__init__()
         if dimension % 2:
             raise UsageError(f"rotary turns pairs of numbers, and a head has {dimension}; legal are even ones")
         if not base > 1:
             raise UsageError(f"the base of rotary is {base}; legal are numbers above 1")
         self.dimension, self.base = dimension, base
+        self.name = "rotary" if base == BASE else f"rotary(base={base:g})"
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """Return x (B, H, T, D) turned to its positions (1 or B, T), in x's dtype; angles are float32 or float64."""

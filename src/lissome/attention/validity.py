@@ -84,7 +84,9 @@ everything = Validity(_all, "everything")
 
 
 def window(size: int) -> Validity:
-    """Return the rule that a query sees the keys less than `size` positions away, itself among them.
+    """Return the rule that a query sees the keys less than `size` positions away, before it, itself and after it.
+
+    `causal & window(size)` leaves those before it and itself.
 
     Raises:
         UsageError: a size below 1.

@@ -9,6 +9,7 @@ from lissome.models.mlp import MLP
 from lissome.models.pykan import from_pykan
 from lissome.models.regrid import update_grid
 from lissome.models.shape import PRESETS, DecoderShape
+from lissome.models.stored import read_decoder, save_decoder
 from lissome.models.two_layer import TwoLayerKAN
 
 __all__ = [
@@ -28,5 +29,7 @@ __all__ = [
     "edge_functions",
     "from_pykan",
     "generate",
+    "read_decoder",
+    "save_decoder",
     "update_grid",
 ]

@@ -9,16 +9,19 @@ RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202) or GELU, tied embeddings (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lissome.attention import Attention, Frame, GrowingCache, attend, attention
+from lissome._errors import UsageError
+from lissome.attention import Attention, Frame, GrowingCache, Stages, attend, attention, stages
 from lissome.models.shape import DecoderShape
 
 EPS = 1e-5  # of the norms
-STD = 0.02  # of new weights, as in GPT-2; projections onto the residual stream start 1 / sqrt(2 L) smaller
+STD = 0.02  # of embeddings, as in GPT-2: a tied layer begins near chance
+SMALL = 2 / 5  # matrices have variance SMALL / width, arXiv 1910.05895; with 0.02 narrow models begin mute
+ADDED = ("out.weight", "down.weight")  # what adds to the residual stream starts 1 / sqrt(2 L) smaller, as in GPT-2
 
 
 class Heads(nn.Module):
@@ -28,13 +31,13 @@ class Heads(nn.Module):
         super().__init__()
         self.heads, self.groups, self.dropout = shape.heads, shape.groups, shape.dropout
         self.dimension = shape.width // shape.heads
-        self.read = nn.Linear(shape.width, (self.heads + 2 * self.groups) * self.dimension, bias=False)
-        self.write = nn.Linear(shape.width, shape.width, bias=False)
+        self.qkv = nn.Linear(shape.width, (self.heads + 2 * self.groups) * self.dimension, bias=False)
+        self.out = nn.Linear(shape.width, shape.width, bias=False)
         self.recipe = recipe
 
     def project(self, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
         """Return turned queries (B, H, T, D), turned keys and values (B, G, T, D) of x (B, T, width)."""
-        each = self.read(x).unflatten(-1, (-1, self.dimension))  # (B, T, H + 2 G, D)
+        each = self.qkv(x).unflatten(-1, (-1, self.dimension))  # (B, T, H + 2 G, D)
         parts = each.split((self.heads, self.groups, self.groups), 2)  # before transposing: gradients meet in one copy
         q, k, v = (part.transpose(1, 2) for part in parts)  # (B, H or G, T, D)
         return self.recipe.rotate(q, frame.queries), self.recipe.rotate(k, frame.queries), v
@@ -45,7 +48,7 @@ class Heads(nn.Module):
         if cache is not None:
             k, v = cache.append(layer, k, v)
         mixed = attend(q, k, v, frame, self.recipe, dropout=self.dropout if self.training else 0.0)
-        return self.write(mixed.transpose(1, 2).flatten(2))
+        return self.out(mixed.transpose(1, 2).flatten(2))
 
 
 class Feed(nn.Module):
@@ -55,14 +58,14 @@ class Feed(nn.Module):
         super().__init__()
         # a layer of its own: halves of one output are strided, and their gradients would be joined by a copy
         self.gate = nn.Linear(shape.width, shape.hidden, bias=False) if shape.feed == "swiglu" else None
-        self.read = nn.Linear(shape.width, shape.hidden, bias=False)
-        self.write = nn.Linear(shape.hidden, shape.width, bias=False)
+        self.up = nn.Linear(shape.width, shape.hidden, bias=False)
+        self.down = nn.Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the update of x (B, T, width)."""
         if self.gate is None:
-            return self.write(F.gelu(self.read(x)))
-        return self.write(F.silu(self.gate(x)) * self.read(x))
+            return self.down(F.gelu(self.up(x)))
+        return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class Block(nn.Module):
@@ -90,6 +93,9 @@ class Decoder(nn.Module):
         shape: sizes and the names of the stages; see `DecoderShape`.
         recipe: returns the attention of a layer from its number; None builds what the shape names.
 
+    Raises:
+        UsageError: a stage that the shape names wrongly, or a validity that lets tokens see later ones.
+
     >>> import torch
     >>> model = Decoder(DecoderShape(vocabulary=256, layers=2, width=32, heads=4, position="kerple", refine="dape(3)"))
     >>> model(torch.zeros(1, 5, dtype=torch.long)).shape
@@ -99,19 +105,22 @@ class Decoder(nn.Module):
     def __init__(self, shape: DecoderShape, recipe: Callable[[int], Attention] | None = None):
         super().__init__()
         self.shape = shape
-        recipe = recipe or (lambda layer: _named(shape))
+        recipe = recipe or (lambda layer: named(shape))
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
-        self.blocks = nn.ModuleList(Block(shape, recipe(layer)) for layer in range(shape.layers))
+        self.blocks = nn.ModuleList(Block(shape, _causal(recipe(layer))) for layer in range(shape.layers))
         self.norm = nn.RMSNorm(shape.width, eps=EPS)
         self.head = None if shape.tied else nn.Linear(shape.width, shape.vocabulary, bias=False)
         self._begin()
 
     def _begin(self) -> None:
         """Draw the weights; those of a recipe's stages stay as the stages drew them."""
-        for name, weight in self.named_parameters():
+        std = math.sqrt(SMALL / self.shape.width)
+        for name, weight in self.blocks.named_parameters():
             if weight.ndim == 2 and ".recipe." not in name:
-                small = 1 / math.sqrt(2 * self.shape.layers) if name.endswith("write.weight") else 1.0
-                nn.init.normal_(weight, std=STD * small)
+                nn.init.normal_(weight, std=std / math.sqrt(2 * self.shape.layers) if name.endswith(ADDED) else std)
+        for module in (self.embedding, self.head):
+            if module is not None:
+                nn.init.normal_(module.weight, std=STD)
 
     def frame(self, tokens: Tensor, present: Tensor | None = None) -> Frame:
         """Return the frame of a full pass."""
@@ -143,13 +152,34 @@ class Decoder(nn.Module):
         x = self.norm(x if last is None else x[:, -last:])
         return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
 
+    @property
+    def recipes(self) -> list[Attention]:
+        """The attention of each layer."""
+        return [block.heads.recipe for block in self._blocks()]
+
+    def stages(self, tokens: Tensor, present: Tensor | None = None) -> Iterator[Stages]:
+        """Give what each stage of each layer's attention makes of tokens (B, T), layer by layer."""
+        frame, x = self.frame(tokens, present), self.embedding(tokens)
+        for block in self._blocks():
+            q, k, _ = block.heads.project(block.norm_heads(x), frame)
+            yield stages(q, k, frame, block.heads.recipe)
+            x = block(x, frame)
+
+    def _blocks(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]
+
     def cache(self) -> GrowingCache:
         """Return an empty cache for this model."""
         return GrowingCache(len(self.blocks))
 
 
-def _named(shape: DecoderShape) -> Attention:
-    return attention(
+def named(shape: DecoderShape) -> Attention:
+    """Return the attention that a shape names.
+
+    Raises:
+        UsageError: a stage that it names wrongly, or a validity that lets tokens see later ones.
+    """
+    recipe = attention(
         shape.heads,
         shape.width // shape.heads,
         position=shape.position,
@@ -158,3 +188,13 @@ def _named(shape: DecoderShape) -> Attention:
         validity=shape.validity,
         length=shape.length,
     )
+    return _causal(recipe)
+
+
+def _causal(recipe: Attention) -> Attention:
+    if not recipe.validity.causal:
+        raise UsageError(
+            f"validity '{recipe.validity.name}' lets a token see later ones, which a decoder has to predict; "
+            f"legal is such as 'causal & {recipe.validity.name}'"
+        )
+    return recipe

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from lissome._errors import UsageError
 from lissome._files import reason, write, write_json
+from lissome._weights import check_weights
 from lissome.attention import Attention
 from lissome.models.decoder import Decoder
 from lissome.models.shape import DecoderShape
@@ -19,10 +20,10 @@ from lissome.models.shape import DecoderShape
 SHAPE, WEIGHTS = "shape.json", "model.safetensors"
 
 
-def save(model: Decoder, directory: str | Path) -> None:
+def save_decoder(model: Decoder, directory: str | Path) -> None:
     """Write shape and weights, each under a temporary name first.
 
-    Stages of your own are kept by their weights alone: `read` then needs the recipe again.
+    Stages of your own are kept by their weights alone: `read_decoder` then needs the recipe again.
 
     Raises:
         RunError: the system refused; each file that stood there before is kept.
@@ -33,8 +34,8 @@ def save(model: Decoder, directory: str | Path) -> None:
     write_json(Path(directory) / SHAPE, model.shape.told())
 
 
-def read(directory: str | Path, recipe: Callable[[int], Attention] | None = None) -> Decoder:
-    """Return the decoder of a directory, ready to evaluate.
+def read_decoder(directory: str | Path, recipe: Callable[[int], Attention] | None = None) -> Decoder:
+    """Return the decoder of a directory that `save_decoder` wrote, ready to evaluate.
 
     Raises:
         UsageError: a file is missing, damaged, or of another model.
@@ -59,13 +60,7 @@ def filled(model: Decoder, weights: dict[str, torch.Tensor], source: str) -> Dec
         UsageError: they are of another model; the first difference is named.
     """
     own = model.state_dict()
-    for name in sorted(own.keys() ^ weights.keys()):
-        said = f"no '{name}', and the model has it" if name in own else f"'{name}', and the model has no such weight"
-        raise UsageError(f"{source} is of another model: it has {said}")
-    for name, value in own.items():
-        if value.shape != weights[name].shape:
-            shapes = f"{tuple(weights[name].shape)} there and {tuple(value.shape)} in the model"
-            raise UsageError(f"{source} is of another model: '{name}' has shape {shapes}")
+    check_weights(own, weights, source, dtypes=False)
     model.to(weights["embedding.weight"].dtype)  # buffers that are not kept follow the weights
     copies = {name: weights[name].to(value.device, copy=True) for name, value in own.items()}
     model.load_state_dict(copies, assign=True)  # each in the dtype that it was kept in

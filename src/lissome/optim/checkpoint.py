@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lissome._errors import RunError, UsageError
 from lissome._files import place, reason
+from lissome._weights import check_weights
 from lissome.optim.sharding import like
 
 MODEL, TENSORS, STATE = "model.safetensors", "state.safetensors", "state.json"
@@ -134,18 +135,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str = 
         UsageError: they belong to another network; the first difference is named.
     """
     own = model.state_dict()
-    for name, value in own.items():
-        if name not in tensors:
-            raise UsageError(f"{source} is of another network: it lacks '{name}' of shape {tuple(value.shape)}")
-        there = tensors[name]
-        if there.shape != value.shape or there.dtype != value.dtype:
-            raise UsageError(
-                f"{source} is of another network: '{name}' is {there.dtype} of shape {tuple(there.shape)} there "
-                f"and {value.dtype} of shape {tuple(value.shape)} in the network"
-            )
-    for name in tensors:
-        if name not in own:
-            raise UsageError(f"{source} is of another network: it holds '{name}', which the network lacks")
+    check_weights(own, tensors, source)
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(like(tensors[name].to(value.device), value))

@@ -1,13 +1,14 @@
 """Any recipe by tiles of queries: each is run by itself, and once more in the backward pass.
 
-Memory is O(tile Tk) per layer in place of O(Tq Tk), for a third more time. Where no query sees the future, a tile
-reads the keys up to its end alone, which is half of them.
+Memory is O(tile Tk) per layer in place of O(Tq Tk). Where no query sees the future, a tile reads the keys up to its end
+alone, which is half of them, and those that its refinement reads beyond (`ahead`; all keys if it does not say so).
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from lissome.attention.backends import naive
@@ -31,7 +32,7 @@ def attend(
     """Return the mix of values (B, H, Tq, Dv), as `naive.attend` does; `tile` queries at once, None is usual."""
     rows, keys = q.shape[2], k.shape[2]
     tile = tile or max(16, PAIRS // (q.shape[0] * q.shape[1] * keys))
-    # a refinement that does not say how far it reads is given all keys
+    run, own = _Run(recipe), dict(recipe.named_parameters(prefix="recipe"))
     ahead = 0 if recipe.refine is None else getattr(recipe.refine, "ahead", keys)
     found = []
     for start in range(0, rows, tile):
@@ -39,9 +40,22 @@ def attend(
         # in a whole frame key j stands in column j, and query i of the last Tq in row i - (Tk - Tq)
         seen = min(keys, keys - rows + stop + ahead) if frame.whole and recipe.validity.causal else keys
         part = frame.rows(start, stop).columns(seen)
-        asked = (q[:, :, start:stop], k[:, :, :seen], v[:, :, :seen], part, recipe, scale, dropout)
+        asked = (q[:, :, start:stop], k[:, :, :seen], v[:, :, :seen], part, scale, dropout)
         if torch.is_grad_enabled():
-            found.append(checkpoint(naive.attend, *asked, use_reentrant=False, preserve_rng_state=dropout > 0))
+            # the parameters as they are now: after a functional call the recipe has others when it is run again
+            call = (functional_call, run, own, asked)
+            found.append(checkpoint(*call, use_reentrant=False, preserve_rng_state=dropout > 0))
         else:
-            found.append(naive.attend(*asked))
+            found.append(run(*asked))
     return found[0] if len(found) == 1 else torch.cat(found, 2)
+
+
+class _Run(nn.Module):
+    """A recipe as a module that can be called with other parameters."""
+
+    def __init__(self, recipe: Attention):
+        super().__init__()
+        self.recipe = recipe
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, frame: Frame, scale: float | None, dropout: float) -> Tensor:
+        return naive.attend(q, k, v, frame, self.recipe, scale, dropout)
