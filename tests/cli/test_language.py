@@ -217,6 +217,19 @@ def test_runs_that_cannot_be_read_are_a_sentence(lissome, undrawn, run, tmp_path
     complain(run, f"holds no checkpoint; `lissome lm train --resume --out {run}` goes on to one")
 
 
+def test_a_run_that_was_killed_before_its_text_was_read_is_a_sentence_and_goes_on(lissome, undrawn, run):
+    for place in run.iterdir():
+        if place.name not in ("settings.yaml", "environment.json"):
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+    for words in (["show", run], ["lm", "evaluate", run], ["lm", "generate", run], ["compare", run, "--out", "both"]):
+        said = lissome.complaint(*words)
+        assert f"'{run}' was stopped before its text was read and its model made" in said
+        assert f"`lissome lm train --resume --out {run}` goes on" in said
+    assert sorted(path.name for path in run.iterdir()) == ["environment.json", "settings.yaml"]
+    lissome("lm", "train", "--resume", "--out", run)
+    assert json.loads((run / "summary.json").read_text())["steps"] == 6
+
+
 def test_lengths_that_are_none_are_a_sentence(lissome, run, monkeypatch):
     for words, sentence in [
         (["--lengths", "16,many"], "--lengths takes whole numbers with commas, such as 128,256; 'many' is none"),

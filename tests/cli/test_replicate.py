@@ -85,10 +85,8 @@ def lines_so_far(out):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (
-            ["arc"],
-            "unknown paper 'arc'; legal are: svd-pinns, arcm, sublora, lotra, kan-convergence, slim-kan (did you",
-        ),
+        (["arc"], "unknown paper 'arc'; legal are: svd-pinns, arcm, sublora, lotra, kan-convergence, dape, dape-v2, "),
+        (["arcm", "--scale"], "arcm has no larger look; leave out scale, which is known to: dape, dape-v2"),
         ([], "setting 'paper' is missing"),
         (["arcm", "--seeds", "0"], "'seeds' is 0"),
         (["arcm", "--jobs", "0"], "Invalid value for '--jobs'"),

@@ -30,7 +30,7 @@ IDS = torch.randint(11, (400,), generator=torch.Generator().manual_seed(0)).nump
 )
 def test_scores_are_those_of_the_definition(lengths, scored, windows, batch, count):
     model, ids = Echo(11), IDS[:count]
-    found = perplexity_by_length(model, ids, lengths, scored=scored, windows=windows, batch=batch)
+    found = perplexity_by_length(model, ids, lengths, scored=scored, windows=windows, tokens_at_once=batch)
     assert [each.length for each in found] == lengths
     for each in found:
         truth = nats_by_window(
@@ -85,9 +85,18 @@ def test_no_token_is_scored_twice():
     assert perplexity_by_length(Watch(9), IDS[:51] % 9, [50], windows=7)[0].windows == 1
 
 
+def test_a_byte_costs_what_the_scored_tokens_cost_over_their_bytes():
+    widths = np.arange(1, 12)
+    for each in perplexity_by_length(Echo(11), IDS, [20, 60], scored=5, windows=4, widths=widths):
+        scored = [IDS[end - 4 : end + 1] for end in (60, 173, 286, 399)]  # evenly from the greatest length to the end
+        bits = sum(nats * 5 for nats in each.each) / math.log(2)
+        assert each.bits_per_byte == pytest.approx(bits / sum(int(id) + 1 for ids in scored for id in ids), rel=1e-12)
+    assert perplexity_by_length(Echo(11), IDS, [20])[0].bits_per_byte is None
+
+
 def test_as_many_tokens_go_through_at_once_as_asked():
     model = Watch(9)
-    perplexity_by_length(model, IDS % 9, [10, 40, 100], scored=5, windows=20, batch=80)
+    perplexity_by_length(model, IDS % 9, [10, 40, 100], scored=5, windows=20, tokens_at_once=80)
     assert [tuple(tokens.shape) for tokens, _, _ in model.given] == [
         *[(8, 10), (8, 10), (4, 10)], *[(2, 40)] * 10, *[(1, 100)] * 20
     ]  # fmt: skip
@@ -127,7 +136,7 @@ def test_a_text_that_is_too_short_is_told_with_the_greatest_legal_length():
         ([8, 0], {}, "a length is 0; legal are whole numbers of at least 1"),
         ([8], {"scored": 0}, "scored is 0"),
         ([8], {"windows": -1}, "windows is -1"),
-        ([8], {"batch": 0}, "batch is 0"),
+        ([8], {"tokens_at_once": 0}, "tokens_at_once is 0"),
     ],
 )
 def test_what_is_asked_wrongly_is_told(lengths, named, words):

@@ -103,26 +103,34 @@ def test_a_file_larger_than_the_buffer_passes_through_it(tmp_path):
 
 
 def test_a_file_of_this_text_is_kept_and_another_is_written_anew(tmp_path, monkeypatch):
-    said, path = list[str](), tmp_path / "out" / "t"
+    path = tmp_path / "out" / "t"
     corpus = corpus_of(tmp_path / "in", a="one two", b="three")
-    first = keep_tokens(path, corpus, BPE, say=said.append)
+    first = keep_tokens(path, corpus, BPE)
     with monkeypatch.context() as patch:
         patch.setattr(tokenfile, "write_tokens", lambda *given, **named: pytest.fail("written again"))
-        assert keep_tokens(path, corpus, BPE, say=said.append) == first
-    assert said == []
+        assert keep_tokens(path, corpus, BPE) == first
     corpus_of(tmp_path / "in", b="four")
-    second = keep_tokens(path, corpus, BPE, say=said.append)
+    second = keep_tokens(path, corpus, BPE)
     assert BPE.decode([id for id in second.ids if id != BPE.end]) == "one twofour"
-    third = keep_tokens(path, corpus, Bytes(), say=said.append)
+    third = keep_tokens(path, corpus, Bytes())
     assert third.ids.tobytes() == b"one twofour"
     path.write_bytes(b"one")
-    assert keep_tokens(path, corpus, Bytes(), say=said.append) == third
-    assert [sentence.partition("' ")[2] for sentence in said] == [
-        "was made of other texts than there are now, or they have changed since; it is written anew",
-        f"was made with a vocabulary of 270 (bpe, {BPE.digest[:8]}), and a vocabulary of 256 (bytes, "
-        f"{Bytes.digest[:8]}) came; give the one it was made with; it is written anew",
-        "has 3 bytes, which are not the 11 ids of uint8 it had; it is written anew",
-    ]
+    assert keep_tokens(path, corpus, Bytes()) == third
+
+
+def test_ids_of_another_digest_are_refused_and_leave_the_file_as_it_was(tmp_path):
+    path = tmp_path / "out" / "t"
+    corpus = corpus_of(tmp_path / "in", a="one two", b="three")
+    first = keep_tokens(path, corpus, BPE)
+    corpus_of(tmp_path / "in", b="four")
+    before = {each.name: each.read_bytes() for each in path.parent.iterdir()}
+    with pytest.raises(UsageError, match="has changed since the run was begun; put it back, or begin another"):
+        keep_tokens(path, corpus, BPE, digest=first.digest)
+    assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == before
+    corpus = corpus_of(tmp_path / "in", b="three")  # the same text at another time
+    assert keep_tokens(path, corpus, BPE, digest=first.digest).digest == first.digest
+    with pytest.raises(UsageError, match="has changed since"):
+        keep_tokens(path, corpus, BPE, digest="0" * 64)
 
 
 def test_another_file_is_refused(tmp_path):

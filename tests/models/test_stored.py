@@ -38,7 +38,7 @@ def test_own_stages_are_kept_by_their_weights(tmp_path):
     save_decoder(model, tmp_path)
     assert torch.equal(read_decoder(tmp_path, own)(drawn(2, 5)), model(drawn(2, 5)))
     with pytest.raises(
-        UsageError, match="of another network: it holds 'blocks.0.heads.recipe.*', which the network lacks"
+        UsageError, match="of another network: it holds 'blocks.0.heads.recipe."
     ):
         read_decoder(tmp_path)
 

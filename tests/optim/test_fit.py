@@ -185,6 +185,22 @@ def test_a_budget_in_seconds_ends_and_drives_the_schedule():
     assert both.outcome is Outcome.STEPS
 
 
+@pytest.mark.parametrize("budget", [Budget(steps=40), Budget(seconds=0.2)], ids=["steps", "seconds"])
+def test_no_step_of_a_warmup_is_done_at_rate_zero(budget):
+    class Rates:
+        def begin(self, step, model, optimizers):
+            self.optimizer = optimizers[0]
+
+        def __call__(self, step, model):
+            rates.append(self.optimizer.param_groups[0]["lr"])
+
+    rates, warm = [], Method((Group(lr=0.1),), points=4, warmup=0.5)
+    result = fit(network(), Sine(), (warm, warm), budget, evaluate_every=10, on_step=Rates())
+    assert len(rates) == result.steps
+    assert 0 < min(rates) <= rates[0] < 0.1
+    assert max(rates) == 0.1
+
+
 def test_the_hook_sees_every_step():
     seen = []
     model = network()

@@ -73,7 +73,7 @@ def test_matrices_alone_decay(stages):
         if group.options["weight_decay"]
     }
     assert decayed == {name for name, p in parameters.items() if p.ndim == 2 and ".recipe." not in name}
-    assert {"embedding.weight", "blocks.0.feed.read.weight"} <= decayed
+    assert {"embedding.weight", "blocks.0.feed.up.weight"} <= decayed
 
 
 def test_weights_are_drawn_by_the_seed_alone():
@@ -119,6 +119,29 @@ def test_a_length_costs_what_its_windows_cost(text, tmp_path):
         costs += [-float(logs[place, window[place + 1]]) for place in range(12, 16)]
     assert row["nats"] == pytest.approx(sum(costs) / len(costs), rel=1e-5)
     assert row["bits_per_byte"] == pytest.approx(row["nats"] / math.log(2))
+
+
+def test_a_byte_costs_the_same_in_training_and_by_length_of_the_same_windows(text, tmp_path):
+    settings = asked(data=text, vocabulary="bpe", vocabulary_size=270, scored=1 << 20)
+    found = train_language(settings, tmp_path / "run", progress=False)
+    source = opened(tmp_path / "run")
+    held = source.tokens.ids[-math.ceil(0.1 * source.tokens.count) :]
+
+    def size(parts):
+        """Return the bytes of the text of some tokens; the end of a document has none."""
+        return sum(len(source.vocabulary.decode(part[part != source.vocabulary.end]).encode()) for part in parts)
+
+    many = (len(held) - 1) // 16
+    starts = torch.linspace(0, len(held) - 17, many, dtype=torch.float64).long().tolist()
+    bits = found["validation_loss"] * many * 16 / math.log(2)
+    assert found["bits_per_byte"] == pytest.approx(bits / size(held[start + 1 : start + 17] for start in starts))
+    (row,) = evaluate_language(tmp_path / "run", [16], windows=many, scored=16, device="cpu")["rows"]
+    assert (row["windows"], row["scored"]) == (many, 16)
+    assert row["nats"] == pytest.approx(found["validation_loss"], rel=1e-5)
+    assert row["bits_per_byte"] == pytest.approx(found["bits_per_byte"], rel=1e-5)
+    (few,) = evaluate_language(tmp_path / "run", [16], windows=2, scored=8, device="cpu")["rows"]
+    bits = few["nats"] * 16 / math.log(2)
+    assert few["bits_per_byte"] == pytest.approx(bits / size(held[end - 7 : end + 1] for end in (16, len(held) - 1)))
 
 
 def test_what_is_written_is_read_aloud_on_the_way(text, tmp_path):

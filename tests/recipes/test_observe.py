@@ -15,18 +15,9 @@ from lissome.language import Bytes, Text
 from lissome.models import Decoder, DecoderShape
 from lissome.optim import Budget, Group, Method, fit
 from lissome.optim.journal import read
-from lissome.recipes.language.observe import (
-    CLASSES,
-    HEADS,
-    LAYERS,
-    LONGEST,
-    TOKENS,
-    Gradients,
-    distances,
-    is_separator,
-    observe,
-    separators,
-)
+from lissome.recipes.language.gradients import Gradients
+from lissome.recipes.language.maps import HEADS, LAYERS, TOKENS, distances, observe
+from lissome.recipes.language.separators import CLASSES, LONGEST, is_separator, separators
 
 SENTENCE = "Of a text, one line: is it read?\n"
 WORDS = np.frombuffer(b"one, two; three words. And a line\nof more: is it so? It is! " * 12, np.uint8)
@@ -38,7 +29,7 @@ def decoder(seed=0, **named):
     model = Decoder(DecoderShape(**(sizes | named)))
     with torch.no_grad():  # as drawn, scores are near 0 and nothing could be told apart
         for block in model.blocks:
-            block.heads.read.weight.mul_(20)
+            block.heads.qkv.weight.mul_(20)
     return model
 
 
@@ -219,7 +210,7 @@ def test_attention_that_is_even_falls_on_separators_as_often_as_there_are():
     model = decoder(position="none")
     with torch.no_grad():
         for block in model.blocks:
-            block.heads.read.weight.zero_()
+            block.heads.qkv.weight.zero_()
     told = separators(model, Bytes(), WORDS, length=40)
     for name in CLASSES:
         assert np.array(told["attention"][name]) == pytest.approx(np.full((2, 4), told["keys"][name]), abs=1e-6)

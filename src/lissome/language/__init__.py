@@ -2,7 +2,7 @@
 
 from lissome.language.bpe import Bpe, read_vocabulary
 from lissome.language.corpus import Corpus, read_corpus
-from lissome.language.perplexity import Length, perplexity_by_length
+from lissome.language.perplexity import LengthPerplexity, perplexity_by_length
 from lissome.language.tasks import TASKS, Task, task
 from lissome.language.text import Text, split_tokens
 from lissome.language.tokenfile import TokenFile, keep_tokens, read_tokens, write_tokens
@@ -13,7 +13,7 @@ __all__ = [
     "Bpe",
     "Bytes",
     "Corpus",
-    "Length",
+    "LengthPerplexity",
     "Task",
     "Text",
     "TokenFile",

@@ -19,15 +19,15 @@ from lissome.language.score import cross_entropy, perplexity, scoring
 
 SCORED = 256  # arXiv 2405.14722
 WINDOWS = 64
-BATCH = 1 << 13  # tokens
+AT_ONCE = 1 << 13  # tokens
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
-class Length:
+class LengthPerplexity:
     """What a model pays at one length.
 
-    Args:
+    Attributes:
         length: tokens that it sees.
         nats: the mean per scored token.
         perplexity: its exponential.
@@ -35,6 +35,7 @@ class Length:
         windows: how many.
         scored: tokens scored in each.
         each: the mean of each window, in one order for all lengths, so that two may be compared window by window.
+        bits_per_byte: what a byte of the scored tokens costs in bits; None if their bytes are not known.
     """
 
     length: int
@@ -44,6 +45,7 @@ class Length:
     windows: int
     scored: int
     each: tuple[float, ...]
+    bits_per_byte: float | None = None
 
 
 def perplexity_by_length(
@@ -53,11 +55,12 @@ def perplexity_by_length(
     *,
     scored: int = SCORED,
     windows: int = WINDOWS,
-    batch: int = BATCH,
+    tokens_at_once: int = AT_ONCE,
+    widths: np.ndarray | None = None,
     bytes_of: Callable[[int], float] | None = None,
     available: int | None = None,
     tick: Callable[[int], object] | None = None,
-) -> list[Length]:
+) -> list[LengthPerplexity]:
     """Score the last tokens of windows that end at the same positions for all lengths.
 
     A window of length L that ends at e gives the model tokens e - L to e - 1 and scores its last m predictions, those
@@ -71,7 +74,8 @@ def perplexity_by_length(
         lengths: L, each at least 1; returned in this order.
         scored: tokens scored at the end of a window, at most.
         windows: how many, at most; fewer where scored tokens would be scored twice. They lie evenly over the text.
-        batch: tokens that go through the model at once, at least one window; fewer where memory wants it.
+        tokens_at_once: that go through the model, at least one window; fewer where memory wants it.
+        widths: how many bytes each token stands for, (V,); `Vocabulary.widths` has them. None: it is not known.
         bytes_of: how many bytes the model takes for one window of a length (naive attention about heads * L^2 * 4 times
             the tensors of that size); asked before anything runs.
         available: bytes that may be taken; None asks the system.
@@ -81,7 +85,7 @@ def perplexity_by_length(
         UsageError: no lengths, or numbers below 1; a text too short for the greatest length; a length that does not fit
             in memory. The sentence names the longest that is legal.
     """
-    _check(lengths, scored, windows, batch)
+    _check(lengths, scored, windows, tokens_at_once)
     ids = tokens.cpu().numpy() if isinstance(tokens, Tensor) else tokens
     most, m = max(lengths), min(scored, *lengths)
     if most > len(ids) - 1:
@@ -91,15 +95,20 @@ def perplexity_by_length(
         )
     many = min(windows, 1 + (len(ids) - 1 - most) // m)
     ends = np.linspace(most, len(ids) - 1, many).astype(np.int64)  # (W,)
+    size = None if widths is None else int(widths[ids[ends[:, None] - np.arange(m)]].sum())  # bytes that are scored
     with scoring(model) as device:
         room = available_memory(device) if available is None else available
-        rows = {length: _rows(length, max(1, batch // length), bytes_of, room) for length in sorted(set(lengths))}
-        found = dict[int, Length]()
+        rows = {
+            length: _rows(length, max(1, tokens_at_once // length), bytes_of, room) for length in sorted(set(lengths))
+        }
+        found = dict[int, LengthPerplexity]()
         for length, at_once in rows.items():
             nats = _score(model, ids, ends, length, m, at_once, device)  # (W,)
             mean = float(nats.mean())
             error = float(nats.std()) / math.sqrt(many) if many > 1 else math.nan
-            found[length] = Length(length, mean, perplexity(mean), error, many, m, tuple(nats.tolist()))
+            bits = mean * many * m / math.log(2) / size if size else None
+            told = tuple(nats.tolist())
+            found[length] = LengthPerplexity(length, mean, perplexity(mean), error, many, m, told, bits)
             if tick is not None:
                 tick(length)
     return [found[length] for length in lengths]
@@ -150,14 +159,14 @@ def _rows(length: int, rows: int, bytes_of: Callable[[int], float] | None, room:
     )
 
 
-def _check(lengths: Sequence[int], scored: int, windows: int, batch: int) -> None:
+def _check(lengths: Sequence[int], scored: int, windows: int, tokens_at_once: int) -> None:
     if not lengths:
         raise UsageError("lengths are empty; give at least one, such as 128")
     for name, value in (
         *(("a length", length) for length in lengths),
         ("scored", scored),
         ("windows", windows),
-        ("batch", batch),
+        ("tokens_at_once", tokens_at_once),
     ):
         if value < 1:
             raise UsageError(f"{name} is {value}; legal are whole numbers of at least 1")

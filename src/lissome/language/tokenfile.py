@@ -60,6 +60,7 @@ def write_tokens(
     *,
     sources: str = "",
     chunk: int = CHUNK,
+    check: Callable[[str], object] | None = None,
 ) -> TokenFile:
     """Encode documents into a file of ids, whole or not at all; about `chunk` characters are held at a time.
 
@@ -69,6 +70,7 @@ def write_tokens(
         vocabulary: what they are written in.
         sources: a digest of where the documents come from.
         chunk: characters that are encoded at once.
+        check: called with the digest of the ids before they take their place; what it raises leaves all as it was.
 
     Raises:
         UsageError: there is no text in the documents, or it cannot be read.
@@ -90,6 +92,8 @@ def write_tokens(
             os.fsync(file.fileno())
         if count == ended * (vocabulary.end is not None):
             raise UsageError(f"there is no text to write to '{path}': {ended:,} documents came, all of them empty")
+        if check is not None:
+            check(found.hexdigest())
         beside.unlink(missing_ok=True)  # never an old JSON beside new ids
         os.replace(part, path)
     except OSError as error:
@@ -141,7 +145,7 @@ def keep_tokens(
     corpus: Corpus,
     vocabulary: Vocabulary,
     *,
-    say: Callable[[str], object] | None = None,
+    digest: str | None = None,
 ) -> TokenFile:
     """Return the ids of a corpus from a file, which is written if it is not there or not of this text and vocabulary.
 
@@ -151,19 +155,26 @@ def keep_tokens(
         path: of the ids.
         corpus: the text.
         vocabulary: what it is written in.
-        say: told in one sentence why a file that stands there is written anew.
+        digest: of the ids that a run was begun with, so that files which have another date alone are no other text;
+            None takes any.
 
     Raises:
-        UsageError: a text that cannot be read or is not UTF-8.
+        UsageError: a text that cannot be read or is not UTF-8, or one with another digest; what stood there stands.
         RunError: the system refused to write.
     """
-    sources = corpus.sources
+
+    def check(found: str) -> None:
+        if digest not in (None, found):
+            raise UsageError(
+                f"{corpus.name} has changed since the run was begun; put it back, or begin another in another directory"
+            )
+
     try:
-        return read_tokens(path, vocabulary, sources=sources)
-    except UsageError as why:
-        if say is not None and Path(path).exists():
-            say(f"{why}; it is written anew")
-    return write_tokens(path, corpus.documents(), vocabulary, sources=sources)
+        found = read_tokens(path, vocabulary, sources=corpus.sources)
+    except UsageError:
+        return write_tokens(path, corpus.documents(), vocabulary, sources=corpus.sources, check=check)
+    check(found.digest)
+    return found
 
 
 def _encoded(

@@ -13,7 +13,7 @@ from torch import nn
 
 from lissome._errors import Interrupted, RunError, UsageError
 from lissome._types import Objective, Watcher
-from lissome.optim import checkpoint, sharding
+from lissome.optim import checkpoint, sharding, snapshot
 from lissome.optim.bar import Bar
 from lissome.optim.capture import ONE, Capture
 from lissome.optim.conditions import check
@@ -162,6 +162,7 @@ class _Run:
         self.main = self.machine.is_main_process
         self.journal = Journal(None if folder is None else folder / "metrics.jsonl", writes=self.main)
         self.step, self.seconds = 0, 0.0
+        self.pace = 0.0  # seconds of the last step
         self.phase, self.phase_step, self.phase_seconds = 0, 0, 0.0
         self.stalled = self.stopping = self.enough = False
         self.resumed_from: int | None = None
@@ -206,7 +207,7 @@ class _Run:
         self.phase_step, self.phase_seconds = state["phase_step"], state["phase_seconds"]
         self.saved_step = self.resumed_from = self.step
         self.stepper.enter(self.methods[self.phase])
-        self.stepper.restore(state)
+        snapshot.restore(self.stepper, state)
         self.introduce()
         kept = state["capture"]
         if kept["compiled"]:  # the same choice, or the bits would differ
@@ -232,7 +233,10 @@ class _Run:
         return max(min(limits), 0)
 
     def done(self, after: int = 0) -> float:
-        """Return the part of the phase that is over after some steps more, by steps or seconds, the larger of both."""
+        """Return the part of the phase that is over after some steps more, by steps or seconds, the larger of both.
+
+        A step is expected to take as long as the last one.
+        """
         parts = [0.0]
         share = self.shares[self.phase]
         if self.budget.steps is not None:
@@ -240,11 +244,14 @@ class _Run:
             parts.append((self.step + after - self.phase_step) / span if span > 0 else 1.0)
         if self.budget.seconds is not None:
             span = self.budget.seconds * share - self.phase_seconds
-            parts.append((self.seconds - self.phase_seconds) / span if span > 0 else 1.0)
+            seconds = self.seconds + after * self.pace - self.phase_seconds
+            parts.append(seconds / span if span > 0 else 1.0)
         return max(parts)
 
     def train(self, stop: Stop, bar: Bar) -> Result:
         """Go through the phases that are left."""
+        self.tick(stop)
+        self.seconds -= self.pace  # so long the start took, a first guess; it costs a short budget no first step
         while True:
             while not (self.stalled or self.stopping or self.enough) and self.done() < 1:
                 self.stalled = not self.advance()
@@ -285,12 +292,13 @@ class _Run:
 
     def tick(self, stop: Stop) -> None:
         """Read the clock and the wish to stop; several processes agree on both."""
-        self.seconds = self.offset + time.perf_counter() - self.start
+        before, self.seconds = self.seconds, self.offset + time.perf_counter() - self.start
         self.stopping = bool(stop.name)
         if self.stepper.several:
             both = torch.tensor([self.seconds, self.stopping], device=self.stepper.device)
             seconds, stopping = mean(self.machine, both).tolist()
             self.seconds, self.stopping = seconds, stopping > 0
+        self.pace = self.seconds - before
 
     def due(self) -> bool:
         if self.folder is None:
@@ -334,7 +342,7 @@ class _Run:
         self.check()
         if self.folder is None:
             return
-        state = self.settings | self.stepper.state()
+        state = self.settings | snapshot.state(self.stepper)
         state |= {"step": self.step, "seconds": self.seconds, "stalled": self.stalled}
         state |= {"phase": self.phase, "phase_step": self.phase_step, "phase_seconds": self.phase_seconds}
         weights = sharding.whole(self.model.state_dict(), keep=self.main)

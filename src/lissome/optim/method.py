@@ -107,8 +107,8 @@ class Method:
 
         Args:
             done: the part of the method, in [0, 1], that is over before the step.
-            after: the part that is over after it, which a warmup goes by, so that no step is done at rate 0; None
-                takes `done`.
+            after: the part that is over after it (under a budget in seconds as far as one can tell), which a warmup
+                goes by, so that no step is done at rate 0; None takes `done`.
 
         >>> Method(schedule="exponential", final=0.01).factor(0.5)
         0.1

@@ -20,7 +20,7 @@ from lissome.optim.least_squares import LARGEST
 from lissome.optim.machine import average_gradients, mean
 from lissome.optim.method import Method
 from lissome.optim.optimizers import Mover, build
-from lissome.optim.sharding import explained, like, local, whole
+from lissome.optim.sharding import explained, local, whole
 
 WEIGH = 50  # steps after which an objective is asked for its weights again
 
@@ -303,76 +303,3 @@ class Stepper:
             name = next(name for name, fine in zip(self.trained, flags.tolist(), strict=True) if not fine)
             return f"the parameter '{name}'", 0
         return None
-
-    def state(self) -> dict[str, Any]:
-        """Return all that the next steps depend on, besides the weights."""
-        on_gpu = self.device.type == "cuda"
-        return {
-            "capture": {name: getattr(self.capture, name) for name in ("compiled", "reason", "form")},
-            "generator": self._each(self.drawn_from)[: self.streams],
-            "points": self._points() if self.method.adaptive else None,
-            "weights": self.weights or {},
-            "norm": whole(self.norm, keep=True),
-            "random": self._each(torch.get_rng_state()),
-            "random_cuda": self._each(torch.cuda.get_rng_state(self.device)) if on_gpu else None,
-            "scaler": None if self.machine.scaler is None else self.machine.scaler.state_dict(),
-            "optimizers": [
-                whole(mover.optimizer.state_dict(), keep=self.machine.is_main_process) for mover in self.movers
-            ],
-        }
-
-    def _each(self, value: Tensor) -> Tensor:
-        """Return a process's tensor as (processes, ...)."""
-        own = value[None].to(self.device)
-        if not self.several:
-            return own
-        found = self.machine.gather(own)
-        assert isinstance(found, Tensor)
-        return found
-
-    def _points(self) -> dict[str, Any]:
-        """Return the points in use, which the model as it was has chosen, and the generator after the draw."""
-        batch = {name: self._each(value)[: self.streams] for name, value in self.drawn_batch.items()}
-        return {"batch": batch, "generator": self._each(self.generator.get_state())[: self.streams]}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Undo `state`, after `enter`; the points are drawn again."""
-        self.generator.set_state(state["generator"][self.stream].clone())
-        self.weights = {name: value.to(self.device) for name, value in state.get("weights", {}).items()}
-        if state["points"] is None:
-            self.draw()
-        else:
-            self.drawn_from = self.generator.get_state()
-            points = state["points"]
-            self.use({name: value[self.stream].to(self.device) for name, value in points["batch"].items()})
-            self.weighted()
-            self.generator.set_state(points["generator"][self.stream].clone())
-        self.drawn = False
-        self.norm = state.get("norm")
-        for mover, saved in zip(self.movers, state["optimizers"], strict=True):
-            mover.optimizer.load_state_dict(self._shared(mover, saved))
-            # torch casts what it loads to the parameters' dtype, also counters that began in float32
-            for index, kept in saved["state"].items():
-                own = mover.optimizer.state[mover.parameters[index]]
-                own |= {k: own[k].to(v.dtype) for k, v in kept.items() if isinstance(v, Tensor)}
-        if self.machine.scaler is not None:
-            self.machine.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(self._own(state["random"], torch.get_rng_state()))
-        if self.device.type == "cuda":
-            kept = self._own(state["random_cuda"], torch.cuda.get_rng_state(self.device))
-            torch.cuda.set_rng_state(kept, self.device)
-
-    def _own(self, kept: Tensor, now: Tensor) -> Tensor:
-        """Return what this process has of a state; a run may go on with other processes."""
-        rows = kept.reshape(-1, now.numel())
-        return rows[self.machine.process_index % len(rows)].clone()  # torch misreads a state that is a view
-
-    def _shared(self, mover: Mover, saved: dict[str, Any]) -> dict[str, Any]:
-        """Return an optimizer's state with its tensors sharded as the parameters are."""
-        if not self.sharded:
-            return saved
-        state = {
-            index: {k: like(v, mover.parameters[index]) if isinstance(v, Tensor) else v for k, v in kept.items()}
-            for index, kept in saved["state"].items()
-        }
-        return {**saved, "state": state}

@@ -11,7 +11,7 @@ from lissome import report
 from lissome._errors import UsageError
 from lissome.report.comparison import again, expanded, is_comparison, listed
 from lissome.report.language import language_row
-from lissome.report.language_files import is_language
+from lissome.report.language_files import check_begun, is_language
 from lissome.report.read import TABLE, go_on, read_run, under_way
 from lissome.report.table_page import table_row
 
@@ -89,6 +89,7 @@ def _check_kind(run: Path) -> None:
         raise UsageError(f"'{run}' is a diagnosis: its page is {page}, its figures are in diagnosis.json")
     if (run / "settings.yaml").is_file() and "solve" in read_run(run).settings:
         raise UsageError(f"'{run}' is a stopped diagnosis: `lissome pde diagnose --resume --out {run}` begins again")
+    check_begun(run)
     if (run / "weighed").is_dir():
         raise UsageError(
             f"'{run}' is a choice of ranks that was stopped: `lissome lm ranks --resume --out {run}` goes on"

@@ -27,6 +27,7 @@ class ReplicateSettings(Strict):
     data: list[str] = Field(default=[], description="files of data; none takes those that need no file")
     seeds: int | None = Field(default=None, ge=1, description="repetitions; null is the paper's own, 5 or 3")
     quick: bool = Field(default=False, description="a look in less than a minute")
+    scale: bool = Field(default=False, description="larger models, longer inputs, more contestants; hours")
 
 
 def no_data(settings: ReplicateSettings) -> None:
@@ -204,6 +205,7 @@ class Paper:
             What it keeps in the directory `place` is there again when it is resumed.
         claims, tables, drawings: from the rows that are known.
         notes: what a reader should know beside the numbers.
+        scales: whether `cells` knows a larger look.
     """
 
     arxiv: str
@@ -215,3 +217,4 @@ class Paper:
     tables: Callable[[Sequence[Row]], list[Sheet]]
     drawings: Callable[[Sequence[Row]], list[Drawn]]
     notes: Sequence[str] = field(default=())
+    scales: bool = False

@@ -16,7 +16,18 @@ from lissome._errors import Interrupted, RunError, UsageError, unknown
 from lissome._files import write, write_json
 from lissome.optim.journal import Journal
 from lissome.optim.machine import Stop, stoppable
-from lissome.recipes import arcm, directory, kan_convergence, lotra, slim_kan, sublora, svd_pinns
+from lissome.recipes import (
+    arcm,
+    dape,
+    dape_v2,
+    directory,
+    kan_convergence,
+    lotra,
+    sa_softmax,
+    slim_kan,
+    sublora,
+    svd_pinns,
+)
 from lissome.recipes.engine import Task
 from lissome.recipes.grid import run_grid
 from lissome.recipes.paper import Cell, Claim, Paper, ReplicateSettings, Row, Tick
@@ -30,6 +41,9 @@ PAPERS: dict[str, Paper] = {
     "sublora": sublora.PAPER,
     "lotra": lotra.PAPER,
     "kan-convergence": kan_convergence.PAPER,
+    "dape": dape.PAPER,
+    "dape-v2": dape_v2.PAPER,
+    "sa-softmax": sa_softmax.PAPER,
 }
 BESIDE: dict[str, Paper] = {"slim-kan": slim_kan.PAPER}  # further replications of papers that are there
 KNOWN = PAPERS | BESIDE
@@ -42,6 +56,7 @@ def replicate(
     data: Sequence[str | Path] | None = None,
     seeds: int | None = None,
     quick: bool | None = None,
+    scale: bool | None = None,
     resume: bool = False,
     progress: bool = True,
     jobs: int | None = 1,
@@ -54,6 +69,7 @@ def replicate(
         data: files; None takes what the paper's recipe has without files.
         seeds: repetitions; if not given the paper's own, 5 starts of each kind for arcm, 3 networks for svd-pinns.
         quick: a look in less than a minute.
+        scale: larger models, longer inputs and more contestants, for hours; of papers that have such a look.
         resume: go on where an earlier call stopped.
         progress: show a bar.
         jobs: cells at once, each on one thread; None is one per core.
@@ -71,10 +87,11 @@ def replicate(
     if resume and not kept.is_file():
         raise UsageError(f"'{out}' cannot be resumed: it holds no settings.yaml; leave out --resume to begin there")
     files = [str(Path(path).resolve()) for path in data] if data else None
-    given = {"paper": paper, "data": files, "seeds": seeds, "quick": quick or None}
+    given = {"paper": paper, "data": files, "seeds": seeds, "quick": quick or None, "scale": scale or None}
     settings = load(ReplicateSettings, file=kept if resume else None, given=given)
     if settings.paper not in KNOWN:
         raise unknown("paper", settings.paper, KNOWN)
+    _check_scale(settings)
     found = KNOWN[settings.paper].cells(settings)
     with directory.claimed(out, settings, resume=resume):
         journal = Journal(out / "cells.jsonl")
@@ -93,6 +110,14 @@ def replicate(
         rows = _asked(journal.rows, found)
         _draw(settings, rows, out, len(found))
     return [claim.told() | {"evidence": claim.evidence} for claim in KNOWN[settings.paper].claims(rows)]
+
+
+def _check_scale(settings: ReplicateSettings) -> None:
+    if settings.scale and settings.quick:
+        raise UsageError("quick and scale were both asked for; take one of them")
+    if settings.scale and not KNOWN[settings.paper].scales:
+        large = ", ".join(name for name, paper in KNOWN.items() if paper.scales)
+        raise UsageError(f"{settings.paper} has no larger look; leave out scale, which is known to: {large}")
 
 
 def _asked(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:

@@ -13,8 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from lissome._files import write
-from lissome.report.document import BROAD, details, document, figure, gallery, pairs, tiles
+from lissome.report.document import BROAD, details, figure, gallery, pairs
 from lissome.report.drawing import palette
 from lissome.report.language_curves import by_length, decays, gradients, losses, parts, separators
 from lissome.report.language_files import (
@@ -30,6 +29,7 @@ from lissome.report.language_files import (
 from lissome.report.language_maps import drawings, sentence
 from lissome.report.numerals import count, quantity, seconds, share
 from lissome.report.read import Row, Run, finite, read_json, read_run
+from lissome.report.run_page import run_page
 
 STAGES = ("validity", "position", "refine", "normalize")
 USUAL = {"none", None}
@@ -51,7 +51,6 @@ def language_page(directory: str | Path) -> Path:
     run = read_run(directory)
     row, lengths, norms = language_row(run), read_lengths(run.path), read_gradients(run.path)
     maps, shares = read_maps(run.path), read_shares(run.path)
-    title = heading(row)
     numbers = [
         ("perplexity", decimal(finite(row, "perplexity")), "of held-out text"),
         ("bits per byte", decimal(finite(row, "bits_per_byte")), ""),
@@ -60,23 +59,8 @@ def language_page(directory: str | Path) -> Path:
         ("trained numbers", count(finite(row, "trained")), ""),
         ("seconds", seconds(finite(row, "seconds")), f"{count(finite(row, 'steps'))} steps"),
     ]
-    running = "" if run.finished else '<p class="note">This run has not finished: its numbers are the latest ones.</p>'
-    more = {key: value for key, value in row.items() if key not in TOLD and value is not None}
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="lead">{escape(lead(row))}</p>',
-        running,
-        tiles(numbers),
-        _training(run, lengths, norms),
-        _attention(run.path / "figures", maps, shares),
-        "<h2>How it was made</h2>",
-        _table(lengths),
-        details("Further numbers", pairs(more), paper=True) if more else "",
-        details("Settings", f"<pre>{escape(run.settings_text)}</pre>", paper=True),
-        details("Environment", pairs(run.environment), paper=True) if run.environment else "",
-        "<footer>Written by Lissome; the figures are also in figures/ as SVG files.</footer>",
-    ]
-    return write(run.path / "index.html", document(title, "\n".join(part for part in body if part)))
+    shown = [_training(run, lengths, norms), _attention(run.path / "figures", maps, shares)]
+    return run_page(run, row, heading(row), lead(row), numbers, shown=shown, made=[_table(lengths)], told=TOLD)
 
 
 def language_row(run: Run) -> Row:

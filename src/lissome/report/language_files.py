@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from lissome._errors import UsageError
-from lissome.report.read import read_arrays, read_json, read_metrics
+from lissome.report.read import read_arrays, read_json, read_metrics, read_settings, read_text
 
 TEXT, SHAPE = "text.json", "shape.json"
 GRADIENTS, LENGTHS, SEPARATORS = "gradients.jsonl", "lengths.json", "separators.json"
 MAPS, SENTENCE = "maps.safetensors", "sentence.json"
+OWN = {"held", "scored", "vocabulary"}  # settings that runs of other kinds have not
 FLAT = ("scores", "bias", "correction", "refined", "weights")  # maps of a layer: (h, T, T)
 
 
@@ -81,6 +82,21 @@ class Shares:
 def is_language(path: Path) -> bool:
     """Whether a directory holds a run of `lissome lm train`."""
     return (path / TEXT).is_file() and (path / SHAPE).is_file()
+
+
+def check_begun(path: Path) -> None:
+    """Refuse a run of `lissome lm train` that was killed so early that nothing of it can be told.
+
+    Raises:
+        UsageError: it is one.
+    """
+    kept = path / "settings.yaml"
+    if is_language(path) or not kept.is_file() or not read_settings(kept, read_text(kept)).keys() >= OWN:
+        return
+    raise UsageError(
+        f"'{path}' was stopped before its text was read and its model made: `lissome lm train --resume --out {path}` "
+        "goes on"
+    )
 
 
 def read_lengths(path: Path) -> Lengths | None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
-from lissome._files import write
 from lissome.report.comparison import again, is_comparison
-from lissome.report.document import details, document, figure, gallery, pairs, tiles
+from lissome.report.document import figure, gallery
 from lissome.report.drawing import palette
 from lissome.report.edges import edges
 from lissome.report.figures import LAYERS, Curve, progress, residuals, slices, spectra
 from lissome.report.numerals import count, quantity, seconds, setting, share
 from lissome.report.read import Row, Run, finite, layers, read_run, series
+from lissome.report.run_page import run_page
 
 VERBS = {"solve": "Solving", "adapt": "Adapting"}
 TOLD = {
@@ -112,7 +111,6 @@ def page(directory: str | Path) -> Path:
         return again(path)
     run = read_run(path)
     row = run.row()
-    title = heading(row)
     trained = share(finite(row, "trained"), finite(row, "total"))
     numbers = [
         ("relative L2 error", quantity(finite(row, "error")), ""),
@@ -126,22 +124,4 @@ def page(directory: str | Path) -> Path:
         ("train loss", quantity(finite(row, "loss")), ""),
         ("fresh loss", quantity(finite(row, "fresh")), overfit(row)),
     ]
-    running = (
-        ""
-        if run.finished
-        else '<p class="note">This run has not finished: the numbers are those of its latest evaluation.</p>'
-    )
-    more = {key: value for key, value in row.items() if key not in TOLD and value is not None}
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="lead">{escape(lead(run, row))}</p>',
-        running,
-        tiles(numbers),
-        drawings(run, row),
-        "<h2>How it was made</h2>",
-        details("Further numbers", pairs(more), paper=True) if more else "",
-        details("Settings", f"<pre>{escape(run.settings_text)}</pre>", paper=True),
-        details("Environment", pairs(run.environment), paper=True) if run.environment else "",
-        "<footer>Written by Lissome; the figures are also in figures/ as SVG files.</footer>",
-    ]
-    return write(path / "index.html", document(title, "\n".join(part for part in body if part)))
+    return run_page(run, row, heading(row), lead(run, row), numbers, shown=[drawings(run, row)], told=TOLD)

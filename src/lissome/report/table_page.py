@@ -14,13 +14,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from lissome._files import write
-from lissome.report.document import details, document, figure, gallery, pairs, tiles
+from lissome.report.document import details, figure, gallery, pairs
 from lissome.report.drawing import COLOURS, INK, blank, legend, logarithmic, plain, whole
 from lissome.report.edges import edges
 from lissome.report.figures import Curve, thin
 from lissome.report.numerals import ABSENT, count, quantity, seconds
 from lissome.report.read import TABLE, Row, Run, finite, read_json, read_run, series
+from lissome.report.run_page import run_page
 
 NETWORKS = {"kan": "a KAN", "slim-kan": "a Slim KAN", "mlp": "an MLP"}
 COUNTED = 20  # classes whose counts are written into the cells
@@ -171,25 +171,10 @@ def table_page(directory: str | Path) -> Path:
         ("train loss", quantity(finite(row, "loss")), ""),
         ("test loss", quantity(finite(row, "fresh")), ""),
     ]
-    running = "" if run.finished else '<p class="note">This run has not finished: its numbers are the latest ones.</p>'
     about = f"{str(row.get('task')).capitalize()}: {row.get('why')}. {_some(len(known.get('inputs') or []), 'input')}, "
     about += f"{_some(known.get('train') or 0, 'row')} of training."
-    more = {key: value for key, value in row.items() if key not in TOLD and value is not None}
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="lead">{escape(lead(row))}</p>',
-        running,
-        tiles(numbers),
-        f"<p>{escape(about)}</p>",
-        drawings(run, known),
-        _each(row),
-        "<h2>How it was made</h2>",
-        details("Further numbers", pairs(more), paper=True),
-        details("Settings", f"<pre>{escape(run.settings_text)}</pre>", paper=True),
-        details("Environment", pairs(run.environment), paper=True) if run.environment else "",
-        "<footer>Written by Lissome; the figures are also in figures/ as SVG files.</footer>",
-    ]
-    return write(run.path / "index.html", document(title, "\n".join(part for part in body if part)))
+    shown = [f"<p>{escape(about)}</p>", drawings(run, known), _each(row)]
+    return run_page(run, row, title, lead(row), numbers, shown=shown, told=TOLD)
 
 
 def table_row(run: Run) -> Row:

@@ -11,12 +11,12 @@ import torch
 from lissome._errors import UsageError
 from lissome.language import Vocabulary
 from lissome.models import Decoder, DecoderShape
-from lissome.models.stored import SHAPE, filled
+from lissome.models.stored import filled
 from lissome.optim import checkpoint
-from lissome.recipes.language.settings import TEXT, LanguageSettings
+from lissome.recipes.language.settings import LanguageSettings
 from lissome.recipes.language.source import kept_vocabulary
 from lissome.recipes.settings import load
-from lissome.report.language_files import is_language
+from lissome.report.language_files import SHAPE, TEXT, check_begun, is_language
 from lissome.report.read import read_json
 
 
@@ -73,5 +73,6 @@ def check_language(run: Path) -> None:
     """
     if not run.is_dir():
         raise UsageError(f"there is no run directory '{run}'")
+    check_begun(run)
     if not is_language(run):
         raise UsageError(f"'{run}' is no run of `lissome lm train`: it holds no {TEXT} with {SHAPE} beside it")

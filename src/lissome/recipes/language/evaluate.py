@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,18 +13,17 @@ import numpy as np
 
 from lissome import report
 from lissome._files import write_json
-from lissome.attention import Attention
 from lissome.attention.attend import LARGEST
 from lissome.attention.backends.tiled import PAIRS
 from lissome.attention.recipe import plain
-from lissome.language import Vocabulary, perplexity_by_length, read_corpus, split_tokens, write_tokens
+from lissome.language import perplexity_by_length, read_corpus, split_tokens, write_tokens
 from lissome.language.perplexity import SCORED, WINDOWS
 from lissome.models import Decoder
 from lissome.recipes.language.archive import Trained, load_trained
 from lissome.recipes.language.source import opened
 from lissome.recipes.training import device_of
+from lissome.report.language_files import LENGTHS
 
-LENGTHS = "lengths.json"
 TIMES = (1, 2, 4)  # the training length, where no lengths are given
 HELD, HELD_WIDE = 5, 3  # arrays of all pairs, per head and per channel of a refinement, that are there at once
 
@@ -91,8 +89,7 @@ def bytes_of(model: Decoder, length: int, scored: int) -> float:
     >>> bytes_of(model, 2048, 1) / bytes_of(model, 1024, 1) > 3
     True
     """
-    shape, heads = model.shape, model.blocks[0].heads
-    recipe: Attention = heads.recipe  # type: ignore[union-attr, assignment]
+    shape, recipe = model.shape, model.recipes[0]
     pairs = length * length
     if plain(recipe):
         pairs = 0
@@ -113,13 +110,7 @@ def _measured(
         lengths,
         windows=windows,
         scored=scored,
+        widths=trained.vocabulary.widths,
         bytes_of=lambda length: bytes_of(trained.model, length, scored),
     )
-    rate = _bytes_per_token(trained.vocabulary, tokens)
-    bits = {} if rate is None else {"bits_per_byte": 0.0}
-    return [dataclasses.asdict(each) | {name: each.nats / math.log(2) / (rate or 1) for name in bits} for each in found]
-
-
-def _bytes_per_token(vocabulary: Vocabulary, tokens: np.ndarray) -> float | None:
-    """Return the mean over a text, of at most a million tokens at its end."""
-    return None if vocabulary.widths is None else float(vocabulary.widths[tokens[-1_000_000:]].mean())
+    return [dataclasses.asdict(each) for each in found]

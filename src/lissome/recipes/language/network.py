@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from lissome.attention import attention
 from lissome.models import PRESETS, Decoder, DecoderShape
+from lissome.models.decoder import named
 from lissome.optim import Group, Method
 from lissome.recipes.language.settings import LanguageSettings
 
@@ -31,8 +31,7 @@ def shape_of(settings: LanguageSettings, vocabulary: int) -> DecoderShape:
     said = settings.model.model_dump(exclude={"preset"})
     sizes: dict[str, Any] = {name: PRESETS[settings.model.preset][name] for name in SIZES if said[name] is None}
     shape = DecoderShape(vocabulary=vocabulary, length=settings.length, **(said | sizes))
-    stages: dict[str, Any] = {key: said[key] for key in ("position", "refine", "normalize", "validity")}
-    attention(shape.heads, shape.width // shape.heads, length=shape.length, **stages)
+    named(shape)
     return shape
 
 

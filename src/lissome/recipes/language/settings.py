@@ -13,8 +13,6 @@ from lissome.recipes.settings import Strict
 # arXiv 2005.14165, table 2.1
 RATES = {"tiny": 2e-3, "small": 1e-3, "125m": 6e-4, "350m": 3e-4}
 PRESETS = tuple(RATES)
-# in a run directory: what is known of its text, what it is written in, and the text as ids
-TEXT, VOCABULARY, TOKENS = "text.json", "vocabulary.json", "tokens.bin"
 PRECISIONS = ("no", "bf16", "fp16")
 VOCABULARIES = ("bytes", "bpe")
 Schedule = Literal["constant", "cosine", "exponential"]
@@ -29,6 +27,7 @@ QUICK = {
     "model.heads": 4,
     "training.steps": 40,
     "training.evaluate": 10,
+    "training.compile": False,
 }
 # what may be another when a run is gone on with; the weights stay the same to the last bit, but for another device
 FREE = ("training.steps", "training.seconds", "training.evaluate", "training.checkpoint", "device", "tokens")
@@ -74,7 +73,7 @@ class LanguageTraining(Strict):
     accumulate: int = Field(default=1, ge=1, description="parts in which the batch of a step is computed")
     evaluate: int | None = Field(default=None, ge=1, description="evaluate every so many steps; null is about 50 times")
     checkpoint: int | None = Field(default=None, ge=1, description="a checkpoint every so many steps; null: a minute")
-    compile: bool | Literal["auto"] = False
+    compile: bool | Literal["auto"] = "auto"
     tensorboard: bool = False
 
     @model_validator(mode="before")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,16 @@ from lissome.language import (
     Vocabulary,
     check_vocabulary,
     describe_vocabulary,
+    keep_tokens,
     read_corpus,
     read_tokens,
     read_vocabulary,
-    write_tokens,
 )
-from lissome.recipes.language.settings import TEXT, TOKENS, VOCABULARY, LanguageSettings
+from lissome.recipes.language.settings import LanguageSettings
+from lissome.report.language_files import TEXT
 from lissome.report.read import read_json
+
+VOCABULARY, TOKENS = "vocabulary.json", "tokens.bin"  # in a run directory
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def prepare(out: Path, settings: LanguageSettings, *, resume: bool = False, prog
     shown = console.status(f"reading {corpus.name}") if progress and console.is_terminal else contextlib.nullcontext()
     with shown:
         vocabulary = kept_vocabulary(out, kept) if kept else _new_vocabulary(out, corpus, settings)
-        tokens = _kept_tokens(_place(out, settings, corpus, vocabulary), corpus, vocabulary, kept)
+        place = _place(out, settings, corpus, vocabulary)
+        tokens = keep_tokens(place, corpus, vocabulary, digest=kept.get("digest"))
     facts = {
         "name": corpus.name,
         "files": len(corpus.files),
@@ -139,30 +142,3 @@ def _place(out: Path, settings: LanguageSettings, corpus: Corpus, vocabulary: Vo
     if settings.tokens is None:
         return out / TOKENS
     return Path(settings.tokens) / f"{corpus.sources[:16]}-{vocabulary.digest[:16]}.bin"
-
-
-def _kept_tokens(path: Path, corpus: Corpus, vocabulary: Vocabulary, kept: dict[str, Any]) -> TokenFile:
-    """Return the tokens of a text; files that have another date alone are no other text."""
-    changed = UsageError(
-        f"{corpus.name} has changed since the run was begun; put it back, or begin another run by --out"
-    )
-    try:
-        found = read_tokens(path, vocabulary, sources=corpus.sources)
-    except UsageError:
-        new = path.with_name(f"{path.name}.new")
-        found = write_tokens(new, corpus.documents(), vocabulary, sources=corpus.sources)
-        if kept and found.digest != kept["digest"]:
-            for each in (new, _beside(new)):
-                each.unlink()
-            raise changed from None
-        _beside(path).unlink(missing_ok=True)  # never an old JSON beside new ids
-        os.replace(new, path)
-        os.replace(_beside(new), _beside(path))
-        return read_tokens(path, vocabulary)
-    if kept and found.digest != kept["digest"]:
-        raise changed
-    return found
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")

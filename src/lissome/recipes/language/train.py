@@ -12,18 +12,19 @@ from lissome import report
 from lissome._errors import Interrupted
 from lissome._files import write_json
 from lissome.language import Text, split_tokens
-from lissome.models.decoder import Decoder
-from lissome.models.stored import SHAPE
 from lissome.optim import Budget, Result, checkpoint, fit, keep_memory
 from lissome.optim.machine import accelerator
 from lissome.recipes import directory
 from lissome.recipes.language.archive import load_trained
+from lissome.recipes.language.gradients import Gradients
 from lissome.recipes.language.lead import lead
+from lissome.recipes.language.maps import observe
 from lissome.recipes.language.network import method_of, new_model, shape_of
-from lissome.recipes.language.observe import FIRST, NEAR, Gradients, observe, separators
+from lissome.recipes.language.separators import SHORTEST, separators
 from lissome.recipes.language.settings import FREE, LanguageSettings
 from lissome.recipes.language.source import lasting, opened, prepare, undone
 from lissome.recipes.training import count, device_of, trained_of
+from lissome.report.language_files import SHAPE
 
 LOOKED_AT = 48  # characters of a sentence that the page shows attention on
 LEAST = 20
@@ -109,7 +110,7 @@ def _finish(out: Path, settings: LanguageSettings, text: Text, result: Result) -
         "kind": "lm",
         "data": trained.text["name"],
         "preset": settings.model.preset,
-        "stages": stages_of(model),
+        "stages": model.recipes[0].explain(),
         "vocabulary": vocabulary.size,
         "length": settings.length,
         "batch": settings.batch,
@@ -125,16 +126,11 @@ def _finish(out: Path, settings: LanguageSettings, text: Text, result: Result) -
         **{key: value for key, value in figures.items() if not key.startswith("lr/")},
     }
     observe(model, vocabulary, sentence_of(vocabulary.decode(text.held[:400])), out)
-    if min(settings.length, len(text.held)) > FIRST + NEAR:
+    if min(settings.length, len(text.held)) >= SHORTEST:
         separators(model, vocabulary, text.held, out=out)
     write_json(out / "summary.json", summary)
     report.language_page(out)
     return summary
-
-
-def stages_of(model: Decoder) -> str:
-    """Return the stages of a model's attention in words, those of its first layer."""
-    return model.blocks[0].heads.recipe.explain()  # type: ignore[union-attr, operator]
 
 
 def sentence_of(text: str) -> str:
