@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lissome._errors import unknown
+from lissome._errors import UsageError, unknown
 from lissome.attention import Attention, Frame, GrowingCache, stages
 from lissome.attention.backends import naive, tiled
+from lissome.attention.checks import check_function, check_kind, check_whole, refuse
 
 ALLOWED = 1e-9  # between two ways to the same numbers in float64
 ALLOWED_SLOPES = 1e-5  # between a gradient and its finite difference
@@ -39,6 +40,9 @@ class Case:
         length: T, at least 2.
         batch: B, at least 2.
         seed: of all that is drawn.
+
+    Raises:
+        UsageError: a size below its least, or G that does not divide H.
     """
 
     heads: int = 4
@@ -47,6 +51,12 @@ class Case:
     length: int = 7
     batch: int = 3
     seed: int = 0
+
+    def __post_init__(self):
+        for name, least in (("heads", 1), ("groups", 1), ("dimension", 1), ("length", 2), ("batch", 2), ("seed", 0)):
+            check_whole(name, getattr(self, name), least)
+        if self.heads % self.groups:
+            raise UsageError(f"{self.groups} key heads do not divide {self.heads} heads")
 
 
 def hold_attention(
@@ -62,11 +72,16 @@ def hold_attention(
 
     Raises:
         AssertionError: a property does not hold.
-        UsageError: an unknown property.
+        UsageError: an unknown property, or a value of another kind.
 
     >>> from lissome.attention import Attention, Kerple, causal
     >>> hold_attention(lambda heads: Attention(causal, Kerple(heads)), seeds=1)
     """
+    check_function("make", make, "is a function heads -> Attention")
+    for name, value, such in (("heads", heads, (1, 4)), ("without", without, ("gradients",))):
+        if isinstance(value, str) or not isinstance(value, Collection):
+            raise refuse(name, value, f"is several, such as {such}")
+    check_whole("seeds", seeds)
     for name in without:
         if name not in PROPERTIES:
             raise unknown("property", name, PROPERTIES)
@@ -83,7 +98,9 @@ def made(make: Make, heads: int, seed: int) -> Attention:
     """Return a recipe in float64, parameters from a seed; those that start at 0 are moved: they hide others."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        recipe = make(heads).double()
+        recipe = make(heads)
+        check_kind(f"what make gives for {heads} heads", recipe, Attention, "is an Attention")
+        recipe = recipe.double()
         with torch.no_grad():
             for number in recipe.parameters():
                 if not number.any():

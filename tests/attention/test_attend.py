@@ -145,10 +145,10 @@ def test_queries_that_are_not_the_last_are_no_whole_frame():
     torch.testing.assert_close(attend(q[:, :, 1:2], k, v, frame.rows(1, 2), Attention()), whole[:, :, 1:2])
 
 
-@pytest.mark.parametrize("name", ["tokens", "present"])
-def test_frames_of_another_length(name):
+@pytest.mark.parametrize(("name", "dtype"), [("tokens", torch.long), ("present", torch.bool)])
+def test_frames_of_another_length(name, dtype):
     with pytest.raises(UsageError, match=rf"{name} has shape \(1, 3\); legal is \(B, 4\)"):
-        Frame.full(4, **{name: torch.ones(1, 3)})
+        Frame.full(4, **{name: torch.ones(1, 3, dtype=dtype)})
 
 
 def test_a_cache_counts_on_after_padding():

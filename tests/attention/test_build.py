@@ -80,19 +80,40 @@ def test_a_name_of_a_rule_reads_back(text):
     [
         ({"position": "rotery"}, "unknown position 'rotery'; legal are: none, .*did you mean 'rotary'?"),
         ({"position": "fire"}, "the position 'fire' needs the training length, and none is given; say length=512"),
-        ({"position": "fire", "length": 1}, "the training length of FIRE is 1; legal are 2 and more"),
+        ({"position": "fire", "length": 1}, "the training length of FIRE is 1; legal are whole numbers, 2 and more"),
         ({"position": "kerple(powr)"}, "unknown kind of Kerple 'powr'; legal are: log, power .did you mean 'power'?"),
-        ({"position": "alibi(3)"}, "the position 'alibi\\(3\\)' is given wrongly"),
-        ({"position": "rotary(base=1)"}, "the base of rotary is 1; legal are numbers above 1"),
-        ({"position": "rotary(base=-5)"}, "the base of rotary is -5; legal are numbers above 1"),
+        ({"position": "rotary(base=abc)"}, "the base of rotary is 'abc'; legal are finite numbers above 1"),
+        ({"position": "rotary(base=nan)"}, "the base of rotary is 'nan'; legal are finite numbers above 1"),
+        ({"position": "rotary(base=1e999)"}, "the base of rotary is inf; legal are finite numbers above 1"),
+        ({"position": "alibi(3)"}, "the position 'alibi\\(3\\)' is given wrongly; alibi takes no values"),
+        ({"position": "fire(length=0)"}, "the position 'fire\\(length=0\\)' is given wrongly; fire takes no values"),
+        ({"position": "fire", "length": "a"}, "the training length is 'a'; legal are whole numbers, 1 and more"),
+        ({"position": ""}, "the position '' cannot be read; legal are: none, rotary, alibi, kerple, fire$"),
+        ({"position": None}, "the position is None; legal are the texts none, rotary, alibi, kerple, fire$"),
+        ({"position": 3}, "the position is 3; legal are the texts none, rotary, "),
+        ({"position": "rotary(base=1)"}, "the base of rotary is 1; legal are finite numbers above 1"),
+        ({"position": "rotary(base=-5)"}, "the base of rotary is -5; legal are finite numbers above 1"),
         ({"refine": "dapo(3)"}, "unknown refine 'dapo'; legal are: none, dape .did you mean 'dape'?"),
         ({"refine": "dape(2)"}, "the kernel of dape is 2; legal are odd"),
         ({"refine": "dape(-3)"}, "the kernel of dape is -3; legal are odd"),
         ({"refine": "dape(3, form=plain, zero_init=True)"}, "zero_init keeps a model as it was"),
         ({"refine": "dape(3, zero_init=no)"}, "zero_init of dape is 'no'; legal are True and False"),
+        ({"refine": 3}, "the refine is 3; legal are the texts none, dape$"),
+        ({"refine": "dape(a)"}, "the kernel of dape is 'a'; legal are odd numbers: 1, 3, 5, ..., 255$"),
+        ({"refine": "dape(257)"}, "the kernel of dape is 257; legal are odd"),
+        ({"refine": "dape(99999999999)"}, "the kernel of dape is 99999999999; legal are odd"),
+        (
+            {"refine": "dape(3, width=99999999999)"},
+            "the width of dape is 99999999999; legal are whole numbers, 1 to 4096",
+        ),
+        ({"refine": "dape(3, form=plain, form=sum)"}, "cannot be read; legal are: none, dape$"),
+        (
+            {"refine": "dape(3, bogus=1)"},
+            "dape takes kernel=1, form=residual, hidden=masked, width=32, zero_init=False$",
+        ),
         ({"refine": "dape(3, heads=2)"}, "is given wrongly"),
         ({"refine": "dape(3, kernel=3)"}, "is given wrongly"),
-        ({"refine": "dape(3"}, "cannot be read; legal are a name and values, such as dape"),
+        ({"refine": "dape(3"}, "cannot be read; legal are: none, dape$"),
         ({"refine": ""}, "cannot be read"),
         ({"refine": "dape(**x)"}, "cannot be read"),
         ({"refine": "dape(*x)"}, "holds something that is no number and no word"),
@@ -103,16 +124,21 @@ def test_a_name_of_a_rule_reads_back(text):
         ({"refine": "dape\0"}, "cannot be read"),
         ({"normalize": "softmaxx"}, "unknown normalize 'softmaxx'; legal are: softmax, .*did you mean 'softmax'?"),
         ({"normalize": "self_adjust(7)"}, "the variant of self_adjust is 7; legal are 1, 2, 3 and 4"),
-        ({"normalize": "softmax(2)"}, "is given wrongly"),
+        ({"normalize": "softmax(2)"}, "the normalize 'softmax\\(2\\)' is given wrongly; softmax takes no values$"),
+        ({"validity": None}, "the validity is None; legal are the texts causal, everything, every_kth, window, joined"),
+        (
+            {"validity": "causal &"},
+            "cannot be read; legal are: causal, everything, every_kth, window, joined by & and |$",
+        ),
         ({"validity": "causl"}, "unknown validity 'causl'; legal are: causal, .*did you mean 'causal'?"),
         ({"validity": "causal(1)"}, "the validity 'causal' takes no values"),
         ({"validity": "window"}, "the validity 'window' takes one whole number, such as window"),
         ({"validity": "window(2.5)"}, "takes one whole number"),
         ({"validity": "window(size=2)"}, "takes one whole number"),
         ({"validity": "window(True)"}, "takes one whole number"),
-        ({"validity": "window(0)"}, "the window is 0; legal are 1 and more positions"),
-        ({"validity": "window(-2)"}, "the window is -2; legal are 1 and more positions"),
-        ({"validity": "every_kth(0)"}, "k of every_kth is 0; legal are 1 and more"),
+        ({"validity": "window(0)"}, "the window is 0; legal are whole numbers, 1 and more"),
+        ({"validity": "window(-2)"}, "the window is -2; legal are whole numbers, 1 and more"),
+        ({"validity": "every_kth(0)"}, "k of every_kth is 0; legal are whole numbers, 1 and more"),
         ({"validity": "causal + window(2)"}, "cannot be read"),
         ({"validity": "~causal"}, "cannot be read"),
     ],
@@ -128,9 +154,12 @@ def test_odd_heads_do_not_turn():
         attention(4, 7)
 
 
-def test_no_heads():
-    with pytest.raises(UsageError, match="the number of heads is 0; legal are 1 and more"):
-        attention(0, 8, position="alibi")
+@pytest.mark.parametrize("wrong", [0, -1, "a", 2.5, True, None])
+def test_heads_and_dimensions_are_whole_numbers(wrong):
+    with pytest.raises(UsageError, match=f"the number of heads is {wrong!r}; legal are whole numbers, 1 and more"):
+        attention(wrong, 8)
+    with pytest.raises(UsageError, match=f"the dimension of a head is {wrong!r}; legal are whole numbers, 1 and more"):
+        attention(2, wrong)
 
 
 def test_a_recipe_survives_copies_and_pickles():

@@ -128,7 +128,7 @@ def test_the_minimum_is_over_visible_keys():
 
 @pytest.mark.parametrize("variant", [0, 5, "4"])
 def test_other_variants_are_refused(variant):
-    with pytest.raises(UsageError, match=f"the variant of self_adjust is {variant}; legal are 1, 2, 3 and 4"):
+    with pytest.raises(UsageError, match=f"the variant of self_adjust is {variant!r}; legal are 1, 2, 3 and 4"):
         SelfAdjust(variant)
 
 

@@ -130,7 +130,7 @@ def test_a_model_held_in_half_precision_keeps_its_scores(dtype):
     [
         ({"kernel": 2}, "the kernel of dape is 2; legal are odd numbers: 1, 3, 5, ..."),
         ({"kernel": -1}, "the kernel of dape is -1; legal are odd numbers"),
-        ({"width": 0}, "the width of dape is 0; legal are 1 and more"),
+        ({"width": 0}, "the width of dape is 0; legal are whole numbers, 1 to 4096"),
         ({"form": "plan"}, "unknown form of dape 'plan'; legal are: residual, plain, sum .did you mean 'plain'?"),
         ({"hidden": "open"}, "unknown hidden of dape 'open'; legal are: masked, published"),
         ({"form": "plain", "zero_init": True}, "zero_init keeps a model as it was in the residual form alone"),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lissome._errors import UsageError
-from lissome.attention import Attention, Dape, Kerple, SelfAdjust, Validity, causal, everything, softmax
+from lissome.attention import Attention, Dape, Kerple, SelfAdjust, Validity, attention, causal, everything, softmax
 from lissome.testing import PROPERTIES, hold_attention
 
 
@@ -156,6 +156,29 @@ def test_randomness_of_the_caller_is_left_alone():
 def test_an_unknown_property():
     with pytest.raises(UsageError, match="unknown property 'cash'; legal are: .*did you mean 'cache'?"):
         hold_attention(names(bias=Kerple), without=("cash",))
+
+
+MAKE = "legal is a function heads -> Attention"
+
+
+@pytest.mark.parametrize(
+    ("make", "values", "sentence"),
+    [
+        (3, {}, f"make is 3; {MAKE}"),
+        (attention(2, 8), {}, f"make is of type Attention; {MAKE}"),
+        (lambda heads: None, {}, "what make gives for 1 heads is None; legal is an Attention"),
+        (names(bias=Kerple), {"without": "gradients"}, "without is 'gradients'; legal is several, such as "),
+        (names(bias=Kerple), {"heads": 3}, "heads is 3; legal is several, such as "),
+        (names(bias=Kerple), {"heads": ("a",)}, "heads is 'a'; legal are whole numbers, 1 and more"),
+        (names(bias=Kerple), {"seeds": 0}, "seeds is 0; legal are whole numbers, 1 and more"),
+        (lambda heads: attention(heads, 8), {}, "this rotary was made for heads of 8 numbers, and 4 came"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(make, values, sentence):
+    with pytest.raises(UsageError) as told:
+        hold_attention(make, **values)
+    assert str(told.value).startswith(sentence)
+    assert "\n" not in str(told.value)
 
 
 def test_nothing_but_torch_is_needed():

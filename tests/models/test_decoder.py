@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lissome._errors import UsageError
 from lissome.adapt import Adapted, lora
-from lissome.attention import Attention, Dape, Kerple, SelfAdjust, causal, everything, window
+from lissome.attention import Attention, Dape, GrowingCache, Kerple, SelfAdjust, causal, everything, window
 from lissome.models import PRESETS, Decoder, DecoderShape
 
 SMALL = {"vocabulary": 17, "layers": 2, "width": 16, "heads": 4}
@@ -295,10 +295,10 @@ def test_it_takes_adapters():
     assert (adapted(tokens) - model(tokens)).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("name", ["vocabulary", "layers", "width", "heads", "key_heads", "feed_width"])
+@pytest.mark.parametrize("name", ["vocabulary", "layers", "width", "heads", "key_heads", "feed_width", "length"])
 @pytest.mark.parametrize("value", [0, -1, 2.5, "4", True])
 def test_sizes_are_whole_numbers(name, value):
-    end = ", or none" if name in ("key_heads", "feed_width") else ""
+    end = ", or none" if name in ("key_heads", "feed_width", "length") else ""
     with pytest.raises(UsageError, match=f"^{name} is {value}; legal are whole numbers, 1 and more{end}$"):
         DecoderShape(**{**SMALL, name: value})
 
@@ -313,6 +313,9 @@ def test_sizes_are_whole_numbers(name, value):
         ({"dropout": 1.0}, "dropout is 1.0; legal are numbers from 0 to below 1"),
         ({"dropout": -0.1}, "dropout is -0.1; legal are numbers from 0 to below 1"),
         ({"dropout": math.nan}, "dropout is nan; legal are numbers from 0 to below 1"),
+        ({"dropout": "a"}, "dropout is 'a'; legal are numbers from 0 to below 1"),
+        ({"tied": "no"}, "tied is 'no'; legal are True and False"),
+        ({"position": None}, "position is None; legal are the texts none, rotary, alibi, kerple, fire"),
     ],
 )
 def test_what_does_not_go_together_is_named(values, sentence):
@@ -333,6 +336,55 @@ def test_what_does_not_go_together_is_named(values, sentence):
 def test_stages_that_cannot_be_are_named(values, sentence):
     with pytest.raises(UsageError, match=sentence.replace("(", r"\(").replace(")", r"\)")):
         Decoder(DecoderShape(**{**SMALL, **values}))
+
+
+IDS = "legal is (B, T) of torch.int64"
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda model, ids: Decoder(3), "shape is 3; legal is a DecoderShape"),
+        (lambda model, ids: Decoder(model.shape, 3), "recipe is 3; legal is a function layer -> Attention, or None"),
+        (
+            lambda model, ids: Decoder(model.shape, Attention()),
+            "recipe is Attention(); legal is a function layer -> Attention, or None",
+        ),
+        (
+            lambda model, ids: Decoder(model.shape, lambda layer: None),
+            "what the recipe gives for a layer is None; legal is an Attention",
+        ),
+        (lambda model, ids: model(ids + 17), "the tokens reach from 17 to 18; legal are 0 to 16"),
+        (lambda model, ids: model(-ids), "the tokens reach from -1 to 0; legal are 0 to 16"),
+        (lambda model, ids: list(model.stages(-ids)), "the tokens reach from -1 to 0; legal are 0 to 16"),
+        (lambda model, ids: model(ids[0]), f"tokens has shape (2,) and dtype torch.int64; {IDS}"),
+        (lambda model, ids: list(model.stages(ids[0])), f"tokens has shape (2,) and dtype torch.int64; {IDS}"),
+        (lambda model, ids: model(ids.float()), f"tokens has shape (1, 2) and dtype torch.float32; {IDS}"),
+        (lambda model, ids: model([1]), "tokens is [1]; legal is a tensor (B, T) of torch.int64"),
+        (
+            lambda model, ids: model(ids, present=ids),
+            "present has shape (1, 2) and dtype torch.int64; legal is (B, T) of torch.bool",
+        ),
+        (lambda model, ids: model(ids, last=0), "last is 0; legal are whole numbers, 1 and more"),
+        (lambda model, ids: model(ids, cache=3), "cache is 3; legal is such as model.cache()"),
+        (
+            lambda model, ids: model(ids, cache=GrowingCache(1)),
+            "layer 1 adds to a cache for 1; legal are 0 and more, below that",
+        ),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(call, sentence):
+    with pytest.raises(UsageError) as told:
+        call(decoder(), torch.tensor([[0, 1]]))
+    assert str(told.value) == sentence
+
+
+def test_tokens_that_are_refused_leave_a_cache_as_it_was():
+    model, tokens = decoder(), drawn(1, 4)
+    cache = model.cache()
+    with pytest.raises(UsageError, match="the tokens reach from"):
+        model(tokens + 17, cache=cache)
+    equal(model(tokens, cache=cache), model(tokens))
 
 
 def test_a_shape_is_json():

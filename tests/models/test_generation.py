@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import Linear
 
 from lissome._errors import UsageError
 from lissome.models import Decoder, DecoderShape, generate
@@ -129,7 +130,7 @@ def test_draws_are_of_the_likeliest(temperature, top_k, top_p):
 
 def test_a_small_temperature_takes_the_likeliest():
     logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0))
-    for temperature in (0, 1e-30, 5e-45):
+    for temperature in (0, 1e-7, 1e-30, 5e-45, 1e-300):
         assert draw(100 * logits, temperature).tolist() == logits.argmax(-1).tolist()
 
 
@@ -161,11 +162,24 @@ def test_draws_are_in_single_precision(dtype):
             {"present": torch.tensor([[True, True, True]])},
             "present has shape (1, 3); legal is that of tokens, (2, 2)",
         ),
-        ({"count": -1}, "count is -1; legal are 0 and more tokens"),
+        (
+            {"present": torch.ones(2, 2)},
+            "present has shape (2, 2) and dtype torch.float32; legal is (B, T) of torch.bool",
+        ),
+        ({"tokens": [1, 2]}, "tokens is [1, 2]; legal is a tensor (B, T) of torch.int64"),
+        ({"model": Linear(2, 2)}, f"model is {Linear(2, 2)!r}; legal is a Decoder"),
+        ({"cache": 3}, "cache is 3; legal is such as model.cache(), or None"),
+        ({"generator": 3}, "generator is 3; legal is a torch.Generator on the CPU, or None"),
+        ({"on_token": 3}, "on_token is 3; legal is a function of a column (B,), or None"),
+        ({"count": -1}, "count is -1; legal are whole numbers, 0 and more"),
+        ({"count": 1.5}, "count is 1.5; legal are whole numbers, 0 and more"),
+        ({"temperature": "hot"}, "temperature is 'hot'; legal are 0 and positive numbers"),
         ({"temperature": -0.5}, "temperature is -0.5; legal are 0 and positive numbers"),
         ({"temperature": math.nan}, "temperature is nan; legal are 0 and positive numbers"),
         ({"temperature": math.inf}, "temperature is inf; legal are 0 and positive numbers"),
-        ({"top_k": 0}, "top_k is 0; legal are 1 and more, or none"),
+        ({"top_k": 0}, "top_k is 0; legal are whole numbers, 1 and more"),
+        ({"top_k": 1.5}, "top_k is 1.5; legal are whole numbers, 1 and more"),
+        ({"top_p": "a"}, "top_p is 'a'; legal are numbers above 0 and up to 1, or none"),
         ({"top_p": 0.0}, "top_p is 0.0; legal are numbers above 0 and up to 1, or none"),
         ({"top_p": 1.5}, "top_p is 1.5; legal are numbers above 0 and up to 1, or none"),
     ],
@@ -173,7 +187,7 @@ def test_draws_are_in_single_precision(dtype):
 def test_wrong_values_are_one_sentence(values, sentence):
     model = Decoder(DecoderShape(vocabulary=17, layers=1, width=4, heads=2)).train()
     with pytest.raises(UsageError) as told:
-        generate(model, **{"tokens": torch.zeros(2, 2, dtype=torch.long), "count": 2, **values})
+        generate(**{"model": model, "tokens": torch.zeros(2, 2, dtype=torch.long), "count": 2, **values})
     assert str(told.value) == sentence
     assert model.training
 

@@ -37,9 +37,7 @@ def test_own_stages_are_kept_by_their_weights(tmp_path):
     model = Decoder(DecoderShape(**SMALL), own).eval()
     save_decoder(model, tmp_path)
     assert torch.equal(read_decoder(tmp_path, own)(drawn(2, 5)), model(drawn(2, 5)))
-    with pytest.raises(
-        UsageError, match="of another network: it holds 'blocks.0.heads.recipe."
-    ):
+    with pytest.raises(UsageError, match=r"of another network: it holds 'blocks.\d.heads.recipe."):
         read_decoder(tmp_path)
 
 
@@ -84,21 +82,35 @@ def test_a_directory_that_is_none_is_named(place):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "cause"),
     [
-        "",
-        "{",
-        "[1]",
-        "{}",
-        '{"layers": 1}',
-        "7",
-        '{"vocabulary": 17, "layers": 2, "width": 16, "heads": 4, "depth": 3}',
+        ("", ""),
+        ("{", ""),
+        ("[1]", r"shape.json is \[1\]; legal is an object with vocabulary, layers, "),
+        ("{}", "shape.json lacks vocabulary, layers, width, heads$"),
+        ('{"layers": 1}', "shape.json lacks vocabulary, width, heads$"),
+        ("7", "shape.json is 7; legal is an object with vocabulary, layers, "),
+        (
+            '{"vocabulary": 17, "layers": 2, "width": 16, "heads": 4, "depth": 3}',
+            "unknown size 'depth'; legal are: vocabulary, layers, ",
+        ),
     ],
 )
-def test_a_damaged_shape_is_named(place, text):
+def test_a_damaged_shape_is_named(place, text, cause):
     (place / SHAPE).write_text(text)
-    with pytest.raises(UsageError, match=f"^the decoder in '{place}' is damaged: "):
+    with pytest.raises(UsageError, match=f"^the decoder in '{place}' is damaged: {cause}"):
         read_decoder(place)
+
+
+def test_arguments_of_another_kind_are_named(tmp_path):
+    for call, sentence in (
+        (lambda: read_decoder(3), "directory is 3; legal is the path of a directory"),
+        (lambda: read_decoder(tmp_path, 3), "recipe is 3; legal is a function layer -> Attention, or None"),
+        (lambda: save_decoder(3, tmp_path), "model is 3; legal is a Decoder"),
+    ):
+        with pytest.raises(UsageError) as told:
+            call()
+        assert str(told.value) == sentence
 
 
 @pytest.mark.parametrize(("name", "value"), [("width", "16"), ("heads", 5), ("layers", 1.5), ("position", "rotery")])

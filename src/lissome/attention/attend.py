@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from lissome._errors import UsageError, unknown
 from lissome.attention.backends import naive, sdpa, tiled
+from lissome.attention.checks import check_kind, check_number
 from lissome.attention.frame import Frame
 from lissome.attention.recipe import Attention
+from lissome.attention.rotary import Rotary
 
 BACKENDS = ("auto", "naive", "tiled", "sdpa")
 LARGEST = 2**25  # pairs over rows and heads that are held whole: 128 MB for each stage in float32
@@ -40,14 +44,15 @@ def attend(
         (B, H, Tq, Dv) in v's dtype; a query that sees no key gets 0.
 
     Raises:
-        UsageError: shapes that do not go together, an unknown backend, or one that cannot run the recipe.
+        UsageError: shapes or dtypes that do not go together, an unknown backend, or one that cannot run the recipe.
 
     >>> import torch
     >>> x = torch.randn(1, 2, 5, 8)
     >>> attend(x, x, x, Frame.full(5), Attention()).shape
     torch.Size([1, 2, 5, 8])
     """
-    _check(q, k, v, frame)
+    _check(q, k, v, frame, recipe, scale)
+    check_number("dropout", dropout, "are numbers from 0 to 1", lambda part: 0 <= part <= 1)
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
     taken = _choose(q, k, frame, recipe) if backend == "auto" else backend
@@ -62,12 +67,13 @@ def attend(
 
 def stages(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, *, scale: float | None = None) -> naive.Stages:
     """Return what each stage gives, every pair in memory, to be looked at; arguments and errors as of `attend`."""
-    _check(q, k, k, frame)
+    _check(q, k, k, frame, recipe, scale)
     return naive.stages(q, k, frame, recipe, scale)
 
 
 def explain(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> str:
-    """Return the stages in words, and the backend that `attend` takes for such tensors."""
+    """Return the stages in words, and the backend that `attend` takes for such tensors; errors as of `attend`."""
+    _check(q, k, k, frame, recipe)
     return f"{recipe.explain()}; by {_choose(q, k, frame, recipe)}"
 
 
@@ -77,12 +83,22 @@ def _choose(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> str:
     return "tiled" if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] > LARGEST else "naive"
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, frame: Frame) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, scale: float | None = None) -> None:
+    for name, value in (("q", q), ("k", k), ("v", v)):
+        check_kind(name, value, Tensor, "is a tensor (B, heads, T, D)")
+    check_kind("frame", frame, Frame, "is such as Frame.full(5)")
+    check_kind("recipe", recipe, Attention, "is such as attention(8, 64)")
+    if scale is not None:
+        check_number("scale", scale, "are finite numbers, or None", lambda scale: abs(scale) < math.inf)
     if any(x.ndim != 4 for x in (q, k, v)):
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
         raise UsageError(f"q, k, v have shapes {shapes}; legal are four dimensions (B, heads, T, D)")
     if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise UsageError(f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} do not go together")
+    if not (q.dtype == k.dtype == v.dtype and q.is_floating_point()):
+        raise UsageError(f"q, k, v have dtypes {q.dtype}, {k.dtype}, {v.dtype}; legal is one of floating point")
+    if isinstance(recipe.rotary, Rotary) and recipe.rotary.dimension != q.shape[3]:
+        raise UsageError(f"heads have {q.shape[3]} numbers, and the recipe's rotary is for {recipe.rotary.dimension}")
     if q.shape[1] % k.shape[1]:
         raise UsageError(f"{q.shape[1]} query heads do not divide into groups of {k.shape[1]} key heads")
     rows = {len(x) for x in (frame.queries, frame.keys, frame.tokens, frame.present) if x is not None}

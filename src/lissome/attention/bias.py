@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lissome._errors import UsageError, unknown
+from lissome._errors import unknown
+from lissome.attention.checks import check_whole
 from lissome.attention.frame import Frame
 
 LEAST = 1e-2  # Kerple's numbers stay above it, as in the published code
@@ -38,8 +39,7 @@ def slopes(heads: int) -> list[float]:
 
 
 def _steps(heads: int) -> tuple[float, list[int]]:
-    if heads < 1:
-        raise UsageError(f"the number of heads is {heads}; legal are 1 and more")
+    check_whole("the number of heads", heads)
     power = 2 ** math.floor(math.log2(heads))
     return 4 / power, [*range(2, 2 * power + 1, 2), *range(1, 2 * (heads - power), 2)]
 
@@ -78,11 +78,12 @@ class Kerple(nn.Module):
         kind: log or power.
 
     Raises:
-        UsageError: another kind.
+        UsageError: fewer than 1 head, or another kind.
     """
 
     def __init__(self, heads: int, kind: str = "log"):
         super().__init__()
+        check_whole("the number of heads", heads)
         if kind not in ("log", "power"):
             raise unknown("kind of Kerple", kind, ("log", "power"))
         self.kind = kind
@@ -105,13 +106,13 @@ class Fire(nn.Module):
         length: the training length; positions below half of it share one denominator.
 
     Raises:
-        UsageError: a length below 2.
+        UsageError: fewer than 1 head, or a length below 2.
     """
 
     def __init__(self, heads: int, length: int):
         super().__init__()
-        if length < 2:
-            raise UsageError(f"the training length of FIRE is {length}; legal are 2 and more positions")
+        check_whole("the number of heads", heads)
+        check_whole("the training length of FIRE", length, 2)
         self.threshold = length / 2
         self.c = nn.Parameter(torch.tensor(0.1))
         self.multiplier = nn.Parameter(torch.tensor(1.0))

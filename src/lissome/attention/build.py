@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
 from lissome._errors import UsageError
 from lissome.attention.bias import Alibi, Fire, Kerple
+from lissome.attention.checks import check_whole
 from lissome.attention.normalize import SelfAdjust, softmax
 from lissome.attention.notation import made, rule
 from lissome.attention.recipe import Attention
-from lissome.attention.refine import Dape
-from lissome.attention.rotary import Rotary
+from lissome.attention.refine import WIDTH, Dape
+from lissome.attention.rotary import BASE, Rotary
 
 POSITIONS = ("none", "rotary", "alibi", "kerple", "fire")
 REFINEMENTS = ("none", "dape")
@@ -43,11 +43,16 @@ def attention(
         length: the training length, which FIRE needs.
 
     Raises:
-        UsageError: an unknown stage (the nearest legal one is named), values it does not take, FIRE without a length.
+        UsageError: sizes below 1, an unknown stage (the nearest legal one is named), values it does not take, FIRE
+            without a length.
 
     >>> attention(4, 16, position="kerple", refine="dape(3)", normalize="self_adjust(4)").explain()
     'causal; kerple; dape(3); self_adjust(4)'
     """
+    check_whole("the number of heads", heads)
+    check_whole("the dimension of a head", dimension)
+    if length is not None:
+        check_whole("the training length", length)
 
     def fire() -> Fire:
         if length is None:
@@ -64,8 +69,11 @@ def attention(
     placed = made(position, "position", positions)
     rotary, bias = (placed, None) if isinstance(placed, Rotary) else (None, placed)
 
-    def dape(kernel: int = 1, **named: Any) -> Dape:
-        return Dape(heads, biased=bias is not None, kernel=kernel, **named)
+    def dape(
+        kernel: int = 1, *, form: str = "residual", hidden: str = "masked", width: int = WIDTH, zero_init: bool = False
+    ) -> Dape:
+        biased = bias is not None
+        return Dape(heads, biased=biased, kernel=kernel, form=form, hidden=hidden, width=width, zero_init=zero_init)
 
     return Attention(
         rule(validity),
@@ -80,5 +88,5 @@ def _nothing() -> None:
     return None
 
 
-def _rotary(dimension: int, base: float = 10_000.0) -> Rotary:
+def _rotary(dimension: int, base: float = BASE) -> Rotary:
     return Rotary(dimension, base)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lissome._errors import UsageError
+from lissome.attention.checks import check_columns, check_whole
 from lissome.attention.frame import Frame, positions
 
 
@@ -20,6 +21,9 @@ class GrowingCache:
     Args:
         layers: how many layers append to it.
 
+    Raises:
+        UsageError: fewer than 1 layer.
+
     >>> cache = GrowingCache(layers=1)
     >>> for tokens in (torch.tensor([[7, 8]]), torch.tensor([[9]])):
     ...     frame = cache.begin(tokens)
@@ -29,6 +33,7 @@ class GrowingCache:
     """
 
     def __init__(self, layers: int):
+        check_whole("layers", layers)
         self.layers: list[_Buffer] = [_Buffer() for _ in range(layers)]
         self.frame: Frame | None = None  # of the last forward
         self.length = 0  # columns, padding included
@@ -41,12 +46,15 @@ class GrowingCache:
             present: (B, T) bool, False at padding.
 
         Raises:
-            UsageError: another number of rows than before, or present of another shape than tokens.
+            UsageError: another number of rows than before, present of another shape than tokens, or other dtypes.
         """
-        if present is not None and present.shape != tokens.shape:
-            raise UsageError(
-                f"present has shape {tuple(present.shape)}; legal is that of tokens, {tuple(tokens.shape)}"
-            )
+        check_columns("tokens", tokens, torch.long)
+        if present is not None:
+            check_columns("present", present, torch.bool)
+            if present.shape != tokens.shape:
+                raise UsageError(
+                    f"present has shape {tuple(present.shape)}; legal is that of tokens, {tuple(tokens.shape)}"
+                )
         before = self.frame
         if before is not None and before.tokens is not None and len(before.tokens) != len(tokens):
             raise UsageError(f"the cache holds {len(before.tokens)} rows, and {len(tokens)} came")
@@ -71,7 +79,13 @@ class GrowingCache:
         return replace(before, queries=queries, keys=keys, tokens=seen, present=torch.cat((old, new), 1), whole=False)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the new keys and values (B, G, T, D) of a layer, and return all of them, (B, G, Tk, D)."""
+        """Add the new keys and values (B, G, T, D) of a layer, and return all of them, (B, G, Tk, D).
+
+        Raises:
+            UsageError: a layer that the cache does not have, or keys that were not announced.
+        """
+        if layer not in range(len(self.layers)):
+            raise UsageError(f"layer {layer} adds to a cache for {len(self.layers)}; legal are 0 and more, below that")
         return self.layers[layer].append(k, v, self.length)
 
 

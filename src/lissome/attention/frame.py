@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lissome._errors import UsageError
+from lissome.attention.checks import check_columns, check_whole
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,14 @@ class Frame:
             device: of the positions.
 
         Raises:
-            UsageError: tokens or present of another length.
+            UsageError: a length that is none, or tokens or present of another length or dtype.
         """
-        for name, value in (("tokens", tokens), ("present", present)):
-            if value is not None and (value.ndim != 2 or value.shape[1] != length):
-                raise UsageError(f"{name} has shape {tuple(value.shape)}; legal is (B, {length})")
+        check_whole("the length of a frame", length, 0)
+        for name, value, dtype in (("tokens", tokens, torch.long), ("present", present, torch.bool)):
+            if value is not None:
+                check_columns(name, value, dtype)
+                if value.shape[1] != length:
+                    raise UsageError(f"{name} has shape {tuple(value.shape)}; legal is (B, {length})")
         if present is None:
             places = torch.arange(length, device=device)[None]  # (1, T)
             return cls(places, places, tokens, None, whole=True)

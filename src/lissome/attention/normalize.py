@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lissome._errors import UsageError
+from lissome.attention.checks import check_flag, refuse
 
 EPS = 1e-6
 VARIANTS = (1, 2, 3, 4)
@@ -60,10 +60,9 @@ class SelfAdjust:
     detach_extrema: bool = False
 
     def __post_init__(self):
-        if self.variant not in VARIANTS:
-            raise UsageError(f"the variant of self_adjust is {self.variant}; legal are 1, 2, 3 and 4")
-        if type(self.detach_extrema) is not bool:  # a word such as 'no' would count as true
-            raise UsageError(f"detach_extrema of self_adjust is '{self.detach_extrema}'; legal are True and False")
+        if type(self.variant) is not int or self.variant not in VARIANTS:
+            raise refuse("the variant of self_adjust", self.variant, "are 1, 2, 3 and 4")
+        check_flag("detach_extrema of self_adjust", self.detach_extrema)
 
     @property
     def name(self) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lissome._errors import UsageError, unknown
 from lissome.attention import validity
+from lissome.attention.checks import refuse
 from lissome.attention.validity import Validity
 
 Value = int | float | str | bool
@@ -19,16 +21,21 @@ RULES: Mapping[str, Callable[..., Validity] | Validity] = {
 }
 
 
-def call(text: str, stage: str) -> tuple[str, list[Value], dict[str, Value]]:
+def call(text: str, stage: str, legal: Iterable[str]) -> tuple[str, list[Value], dict[str, Value]]:
     """Split `name(value, key=value)` into its parts; values are numbers, words, True and False.
+
+    Args:
+        text: what is read.
+        stage: what is being chosen, for the error.
+        legal: the names that the error lists; whether the name is one of them is not looked at.
 
     Raises:
         UsageError: other text.
 
-    >>> call("dape(3, form=plain)", "refine")
+    >>> call("dape(3, form=plain)", "refine", ("none", "dape"))
     ('dape', [3], {'form': 'plain'})
     """
-    return _call(_parsed(text, stage), text, stage)
+    return _call(_parsed(text, stage, legal), text, stage, legal)
 
 
 def made(text: str, stage: str, legal: Mapping[str, Callable[..., Any]]) -> Any:
@@ -42,13 +49,16 @@ def made(text: str, stage: str, legal: Mapping[str, Callable[..., Any]]) -> Any:
     Raises:
         UsageError: an unknown name (the nearest legal one is named), or arguments that the function does not take.
     """
-    name, values, named = call(text, stage)
+    name, values, named = call(text, stage, legal)
     if name not in legal:
         raise unknown(stage, name, legal)
+    taken = inspect.signature(legal[name])
     try:
-        return legal[name](*values, **named)
+        taken.bind(*values, **named)
     except TypeError as error:
-        raise UsageError(f"the {stage} '{text}' is given wrongly: {error}") from error
+        words = ", ".join(f"{one.name}={one.default}" for one in taken.parameters.values()) or "no values"
+        raise UsageError(f"the {stage} '{text}' is given wrongly; {name} takes {words}") from error
+    return legal[name](*values, **named)
 
 
 def rule(text: str) -> Validity:
@@ -60,7 +70,7 @@ def rule(text: str) -> Validity:
     >>> rule("causal & (window(8) | every_kth(4))").name
     'causal & (window(8) | every_kth(4))'
     """
-    return _rule(_parsed(text, "validity"), text)
+    return _rule(_parsed(text, "validity", RULES), text)
 
 
 def _rule(node: ast.expr, text: str) -> Validity:
@@ -68,7 +78,7 @@ def _rule(node: ast.expr, text: str) -> Validity:
         return _rule(node.left, text) & _rule(node.right, text)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return _rule(node.left, text) | _rule(node.right, text)
-    name, values, named = _call(node, text, "validity")
+    name, values, named = _call(node, text, "validity", RULES)
     if name not in RULES:
         raise unknown("validity", name, RULES)
     found = RULES[name]
@@ -81,26 +91,34 @@ def _rule(node: ast.expr, text: str) -> Validity:
     return found(values[0])
 
 
-def _parsed(text: str, stage: str) -> ast.expr:
+def _parsed(text: str, stage: str, legal: Iterable[str]) -> ast.expr:
+    if not isinstance(text, str):
+        raise refuse(f"the {stage}", text, f"are the texts {_listed(legal, stage)}")
     try:
         return ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        raise UsageError(
-            f"the {stage} '{text}' cannot be read; legal are a name and values, such as dape(3)"
-        ) from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise _unread(text, stage, legal) from error
 
 
-def _call(node: ast.expr, text: str, stage: str) -> tuple[str, list[Value], dict[str, Value]]:
+def _unread(text: str, stage: str, legal: Iterable[str]) -> UsageError:
+    return UsageError(f"the {stage} '{text}' cannot be read; legal are: {_listed(legal, stage)}")
+
+
+def _listed(legal: Iterable[str], stage: str) -> str:
+    return f"{', '.join(legal)}{', joined by & and |' if stage == 'validity' else ''}"
+
+
+def _call(node: ast.expr, text: str, stage: str, legal: Iterable[str]) -> tuple[str, list[Value], dict[str, Value]]:
     if isinstance(node, ast.Name):
         return node.id, [], {}
     if isinstance(node, ast.Constant) and node.value is None:
         return "none", [], {}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        if any(item.arg is None for item in node.keywords):
-            raise UsageError(f"the {stage} '{text}' cannot be read; legal are a name and values, such as dape(3)")
         named = {str(item.arg): _value(item.value, text, stage) for item in node.keywords}
+        if any(item.arg is None for item in node.keywords) or len(named) < len(node.keywords):
+            raise _unread(text, stage, legal)
         return node.func.id, [_value(item, text, stage) for item in node.args], named
-    raise UsageError(f"the {stage} '{text}' cannot be read; legal are a name and values, such as dape(3)")
+    raise _unread(text, stage, legal)
 
 
 def _value(node: ast.expr, text: str, stage: str) -> Value:

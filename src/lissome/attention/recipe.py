@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from lissome.attention.checks import check_kind, refuse
 from lissome.attention.normalize import softmax
-from lissome.attention.validity import Validity, causal
+from lissome.attention.validity import RULE, Validity, causal
 
 Normalize = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,6 +32,9 @@ class Attention(nn.Module):
         normalize: `softmax`, `SelfAdjust(4)` or a function of yours.
         rotary: turns queries and keys; `rotate` applies it, before keys go into a cache.
 
+    Raises:
+        UsageError: a stage that is none; the sentence names one.
+
     >>> from lissome.attention import Dape, Kerple, SelfAdjust, window
     >>> print(Attention(causal & window(256), Kerple(4), Dape(4, kernel=3), SelfAdjust(4)).explain())
     causal & window(256); kerple; dape(3); self_adjust(4)
@@ -46,6 +50,11 @@ class Attention(nn.Module):
         rotary: nn.Module | None = None,
     ):
         super().__init__()
+        check_kind("validity", validity, Validity, RULE)
+        _check_stage("bias", bias, "Kerple(8)")
+        _check_stage("refine", refine, "Dape(8)")
+        _check_stage("normalize", normalize, "softmax", needed=True)
+        _check_stage("rotary", rotary, "Rotary(64)")
         self.validity, self.bias, self.refine, self.normalize, self.rotary = validity, bias, refine, normalize, rotary
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
@@ -62,6 +71,12 @@ def plain(recipe: Attention) -> bool:
     """Say whether a recipe is causal softmax attention with nothing between, which fused kernels serve."""
     # a copied recipe holds a copy of the rule, equal and not the same
     return recipe.validity == causal and recipe.bias is None and recipe.refine is None and recipe.normalize is softmax
+
+
+def _check_stage(what: str, stage: object, such: str, *, needed: bool = False) -> None:
+    # a class in place of what it makes, such as Kerple, can be called too
+    if (stage is None and needed) or (stage is not None and (isinstance(stage, type) or not callable(stage))):
+        raise refuse(what, stage, f"is such as {such}{'' if needed else ', or None'}")
 
 
 def _said(stage: object) -> str:

@@ -20,11 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lissome._errors import UsageError, unknown
+from lissome.attention.checks import check_flag, check_whole, refuse
 
 FORMS = ("residual", "plain", "sum")
 HIDDEN = ("masked", "published")
 WIDTH = 32  # DAPE section 4.1
 SLOPE = 0.01  # of the leaky ReLU
+KERNELS = range(1, 256, 2)
+WIDEST = 4096  # above it a slip of the keyboard asks for all memory
 
 
 class Dape(nn.Module):
@@ -33,14 +36,15 @@ class Dape(nn.Module):
     Args:
         heads: H.
         biased: whether there is a bias beside the scores to read.
-        kernel: keys that f sees, odd; 1 is DAPE.
+        kernel: keys that f sees, odd, up to 255; 1 is DAPE.
         form: residual, plain or sum.
         hidden: masked or published; they differ for kernels above 1 alone.
-        width: of the hidden map.
+        width: of the hidden map, up to 4,096.
         zero_init: start the last layer at 0, so that a trained model can be given a refinement without a jump.
 
     Raises:
-        UsageError: an even kernel, an unknown form, zero_init of a form without residual.
+        UsageError: an even kernel, an unknown form, zero_init of a form without residual, or a value of another kind or
+            out of its range.
     """
 
     def __init__(
@@ -55,16 +59,16 @@ class Dape(nn.Module):
         zero_init: bool = False,
     ):
         super().__init__()
-        if kernel < 1 or kernel % 2 == 0:
-            raise UsageError(f"the kernel of dape is {kernel}; legal are odd numbers: 1, 3, 5, ...")
-        if width < 1:
-            raise UsageError(f"the width of dape is {width}; legal are 1 and more")
+        check_whole("the number of heads", heads)
+        check_flag("biased of dape", biased)
+        if type(kernel) is not int or kernel not in KERNELS:
+            raise refuse("the kernel of dape", kernel, f"are odd numbers: 1, 3, 5, ..., {KERNELS[-1]}")
+        check_whole("the width of dape", width, most=WIDEST)
         if form not in FORMS:
             raise unknown("form of dape", form, FORMS)
         if hidden not in HIDDEN:
             raise unknown("hidden of dape", hidden, HIDDEN)
-        if type(zero_init) is not bool:  # a word such as 'no' would count as true
-            raise UsageError(f"zero_init of dape is '{zero_init}'; legal are True and False")
+        check_flag("zero_init of dape", zero_init)
         if zero_init and form != "residual":
             raise UsageError(f"zero_init keeps a model as it was in the residual form alone, and the form is {form}")
         self.kernel, self.form, self.hidden, self.biased, self.width = kernel, form, hidden, biased, width

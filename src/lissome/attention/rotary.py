@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor, nn
 
 from lissome._errors import UsageError
+from lissome.attention.checks import check_number, check_whole
 
 BASE = 10_000.0  # arXiv 2104.09864, section 3.3
+MOST = sys.float_info.max
 
 
 class Rotary(nn.Module):
@@ -18,20 +22,26 @@ class Rotary(nn.Module):
         base: of the wavelengths.
 
     Raises:
-        UsageError: an odd dimension, or a base that is not above 1.
+        UsageError: an odd dimension, or a base that is not above 1 or not finite.
     """
 
     def __init__(self, dimension: int, base: float = BASE):
         super().__init__()
+        check_whole("the dimension of a head", dimension)
         if dimension % 2:
             raise UsageError(f"rotary turns pairs of numbers, and a head has {dimension}; legal are even ones")
-        if not base > 1:
-            raise UsageError(f"the base of rotary is {base}; legal are numbers above 1")
-        self.dimension, self.base = dimension, base
+        check_number("the base of rotary", base, "are finite numbers above 1", lambda base: 1 < base <= MOST)
+        self.dimension, self.base = dimension, float(base)
         self.name = "rotary" if base == BASE else f"rotary(base={base:g})"
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Return x (B, H, T, D) turned to its positions (1 or B, T), in x's dtype; angles are float32 or float64."""
+        """Return x (B, H, T, D) turned to its positions (1 or B, T), in x's dtype; angles are float32 or float64.
+
+        Raises:
+            UsageError: heads of another dimension.
+        """
+        if x.shape[-1] != self.dimension:
+            raise UsageError(f"this rotary was made for heads of {self.dimension} numbers, and {x.shape[-1]} came")
         dtype = torch.promote_types(x.dtype, torch.float32)
         # no buffer: it would be rounded where a model is turned to half precision
         frequency = self.base ** (-torch.arange(0, self.dimension, 2, device=x.device).to(dtype) / self.dimension)

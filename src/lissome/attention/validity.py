@@ -8,10 +8,11 @@ from functools import partial
 
 from torch import Tensor
 
-from lissome._errors import UsageError
+from lissome.attention.checks import check_flag, check_kind, check_whole, refuse
 from lissome.attention.frame import Frame
 
 See = Callable[[Frame], Tensor]
+RULE = "is a rule such as causal, window(256) or Validity(yours)"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Validity:
         see: frame -> (1 or B, Tq, Tk) bool.
         name: what `explain` says of it.
         causal: whether it is certain that no query sees a later key; fast paths then skip the future.
+
+    Raises:
+        UsageError: `see` is no function, or it is joined to what is no rule.
 
     >>> rule = causal & (window(2) | every_kth(3))
     >>> rule(Frame.full(5))[0, 0].int()
@@ -36,6 +40,12 @@ class Validity:
     name: str = "own rule"
     causal: bool = False
 
+    def __post_init__(self):
+        if not callable(self.see):
+            raise refuse("see of a validity", self.see, "is a function frame -> (1 or B, Tq, Tk) bool")
+        check_kind("name of a validity", self.name, str, "is a text")
+        check_flag("causal of a validity", self.causal)
+
     def __call__(self, frame: Frame) -> Tensor:
         """Return (1 or B, 1, Tq, Tk) bool: the rule, and that there is a key at all."""
         seen = self.see(frame)[:, None]
@@ -45,11 +55,13 @@ class Validity:
 
     def __and__(self, other: Validity) -> Validity:
         """Return the rule that allows what both allow."""
+        check_kind("the other side of &", other, Validity, RULE)
         left, right = (f"({rule.name})" if " | " in rule.name else rule.name for rule in (self, other))
         return Validity(partial(_both, self.see, other.see), f"{left} & {right}", self.causal or other.causal)
 
     def __or__(self, other: Validity) -> Validity:
         """Return the rule that allows what either allows."""
+        check_kind("the other side of |", other, Validity, RULE)
         name = f"{self.name} | {other.name}"
         return Validity(partial(_either, self.see, other.see), name, self.causal and other.causal)
 
@@ -91,8 +103,7 @@ def window(size: int) -> Validity:
     Raises:
         UsageError: a size below 1.
     """
-    if size < 1:
-        raise UsageError(f"the window is {size}; legal are 1 and more positions")
+    check_whole("the window", size)
     return Validity(partial(_near, size), f"window({size})")
 
 
@@ -102,6 +113,5 @@ def every_kth(k: int) -> Validity:
     Raises:
         UsageError: k below 1.
     """
-    if k < 1:
-        raise UsageError(f"k of every_kth is {k}; legal are 1 and more positions")
+    check_whole("k of every_kth", k)
     return Validity(partial(_multiple, k), f"every_kth({k})")

@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lissome._errors import UsageError
 from lissome.attention import Attention, Frame, GrowingCache, Stages, attend, attention, stages
+from lissome.attention.checks import check_columns, check_function, check_kind, check_whole
 from lissome.models.shape import DecoderShape
 
 EPS = 1e-5  # of the norms
@@ -94,7 +96,8 @@ class Decoder(nn.Module):
         recipe: returns the attention of a layer from its number; None builds what the shape names.
 
     Raises:
-        UsageError: a stage that the shape names wrongly, or a validity that lets tokens see later ones.
+        UsageError: a stage that the shape names wrongly, a validity that lets tokens see later ones, or a recipe that
+            is no function from a layer to an `Attention`.
 
     >>> import torch
     >>> model = Decoder(DecoderShape(vocabulary=256, layers=2, width=32, heads=4, position="kerple", refine="dape(3)"))
@@ -104,6 +107,8 @@ class Decoder(nn.Module):
 
     def __init__(self, shape: DecoderShape, recipe: Callable[[int], Attention] | None = None):
         super().__init__()
+        check_kind("shape", shape, DecoderShape, "is a DecoderShape")
+        check_recipe(recipe)
         self.shape = shape
         recipe = recipe or (lambda layer: named(shape))
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
@@ -144,13 +149,30 @@ class Decoder(nn.Module):
 
         Returns:
             (B, T or last, V), in the dtype that the weights or autocast give.
+
+        Raises:
+            UsageError: tokens or present of another shape or dtype, tokens outside the vocabulary (on the CPU; a GPU
+                would have to be waited for), or last below 1.
         """
+        check_columns("tokens", tokens, torch.long)
+        if last is not None:
+            check_whole("last", last)
+        if cache is not None:
+            check_kind("cache", cache, GrowingCache, "is such as model.cache()")
+        x = self._embedded(tokens)  # (B, T, width)
         frame = self.frame(tokens, present) if cache is None else cache.begin(tokens, present)
-        x = self.embedding(tokens)  # (B, T, width)
         for layer, block in enumerate(self.blocks):
             x = block(x, frame, cache, layer)
         x = self.norm(x if last is None else x[:, -last:])
         return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        try:
+            return self.embedding(tokens)
+        except IndexError as error:
+            there = f"{int(tokens.min())} to {int(tokens.max())}"
+            legal = f"legal are 0 to {self.shape.vocabulary - 1}"
+            raise UsageError(f"the tokens reach from {there}; {legal}") from error
 
     @property
     def recipes(self) -> list[Attention]:
@@ -158,8 +180,13 @@ class Decoder(nn.Module):
         return [block.heads.recipe for block in self._blocks()]
 
     def stages(self, tokens: Tensor, present: Tensor | None = None) -> Iterator[Stages]:
-        """Give what each stage of each layer's attention makes of tokens (B, T), layer by layer."""
-        frame, x = self.frame(tokens, present), self.embedding(tokens)
+        """Give what each stage of each layer's attention makes of tokens (B, T), layer by layer.
+
+        Raises:
+            UsageError: as a call does.
+        """
+        check_columns("tokens", tokens, torch.long)
+        frame, x = self.frame(tokens, present), self._embedded(tokens)
         for block in self._blocks():
             q, k, _ = block.heads.project(block.norm_heads(x), frame)
             yield stages(q, k, frame, block.heads.recipe)
@@ -191,7 +218,18 @@ def named(shape: DecoderShape) -> Attention:
     return _causal(recipe)
 
 
+def check_recipe(recipe: object) -> None:
+    """Refuse what is neither None nor a function from a layer to its attention.
+
+    Raises:
+        UsageError: it is such.
+    """
+    if recipe is not None:
+        check_function("recipe", recipe, "is a function layer -> Attention, or None")
+
+
 def _causal(recipe: Attention) -> Attention:
+    check_kind("what the recipe gives for a layer", recipe, Attention, "is an Attention")
     if not recipe.validity.causal:
         raise UsageError(
             f"validity '{recipe.validity.name}' lets a token see later ones, which a decoder has to predict; "

@@ -10,7 +10,11 @@ from torch import Tensor
 
 from lissome._errors import UsageError
 from lissome.attention import GrowingCache
+from lissome.attention.checks import check_columns, check_kind, check_number, check_whole, refuse
 from lissome.models.decoder import Decoder
+from lissome.models.shape import DecoderShape
+
+COLDEST = 1e-6  # temperatures below it take the likeliest token: quotients leave single precision
 
 
 @torch.no_grad()
@@ -33,7 +37,7 @@ def generate(
         model: set to evaluation meanwhile, and back afterwards.
         tokens: (B, T) int64, T at least 1; shorter rows are padded on the left.
         count: new tokens per row.
-        temperature: logits are divided by it; 0 takes the likeliest token.
+        temperature: logits are divided by it; 0, and all below 1e-6, takes the likeliest token.
         top_k: draw among so many of the likeliest.
         top_p: draw among the likeliest that hold so much probability together (nucleus, arXiv 1904.09751).
         present: (B, T) bool, False at padding.
@@ -53,7 +57,16 @@ def generate(
     >>> generate(model, torch.tensor([[1, 2]]), 3, temperature=0).shape
     torch.Size([1, 5])
     """
-    _check(model, tokens, present, count, temperature, top_k, top_p)
+    _check_tokens(model, tokens, present)
+    _check_draws(count, temperature, top_k, top_p)
+    if cache is not None:
+        check_kind("cache", cache, GrowingCache, "is such as model.cache(), or None")
+    if generator is not None:
+        check_kind("generator", generator, torch.Generator, "is a torch.Generator on the CPU, or None")
+        if generator.device.type != "cpu":
+            raise UsageError(f"the generator is on {generator.device}; legal is one on the CPU")
+    if on_token is not None and not callable(on_token):
+        raise refuse("on_token", on_token, "is a function of a column (B,), or None")
     training = model.training
     model.eval()
     try:
@@ -78,10 +91,10 @@ def draw(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return a token of each row of logits (B, V)."""
-    if temperature == 0:
+    if temperature < COLDEST:
         return logits.argmax(-1)
     logits = logits.float().cpu()  # a draw on the CPU is the same on every device
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # at most 0: a small temperature overflows to -inf
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # at most 0
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k, -1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
@@ -113,29 +126,27 @@ def streamed(text: Callable[[list[int]], str]) -> Generator[str, int | None, Non
         ids, told = (ids, told + len(piece)) if cut else ([], 0)
 
 
-def _check(
-    model: Decoder,
-    tokens: Tensor,
-    present: Tensor | None,
-    count: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-) -> None:
+def _check_tokens(model: Decoder, tokens: Tensor, present: Tensor | None) -> None:
+    if not isinstance(getattr(model, "shape", None), DecoderShape):  # a compiled decoder is one too
+        raise refuse("model", model, "is a Decoder")
+    check_kind("tokens", tokens, Tensor, "is a tensor (B, T) of torch.int64")
     if tokens.ndim != 2 or not tokens.shape[1] or tokens.dtype != torch.long:
         came = f"shape {tuple(tokens.shape)} and dtype {tokens.dtype}"
         raise UsageError(f"tokens have {came}; legal is (B, T) int64 with at least one token to go on from")
     size = model.shape.vocabulary
     if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
         raise UsageError(f"the tokens reach from {int(tokens.min())} to {int(tokens.max())}; legal are 0 to {size - 1}")
-    if present is not None and present.shape == tokens.shape and not present[:, -1].all():
-        row = int((~present[:, -1]).nonzero()[0])
-        raise UsageError(f"row {row} ends in padding; legal is padding before the tokens that are gone on from")
-    if count < 0:
-        raise UsageError(f"count is {count}; legal are 0 and more tokens")
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise UsageError(f"temperature is {temperature}; legal are 0 and positive numbers")
-    if top_k is not None and top_k < 1:
-        raise UsageError(f"top_k is {top_k}; legal are 1 and more, or none")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UsageError(f"top_p is {top_p}; legal are numbers above 0 and up to 1, or none")
+    if present is not None:
+        check_columns("present", present, torch.bool)
+        if present.shape == tokens.shape and not present[:, -1].all():
+            row = int((~present[:, -1]).nonzero()[0])
+            raise UsageError(f"row {row} ends in padding; legal is padding before the tokens that are gone on from")
+
+
+def _check_draws(count: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
+    check_whole("count", count, 0)
+    check_number("temperature", temperature, "are 0 and positive numbers", lambda value: 0 <= value < math.inf)
+    if top_k is not None:
+        check_whole("top_k", top_k)
+    if top_p is not None:
+        check_number("top_p", top_p, "are numbers above 0 and up to 1, or none", lambda value: 0 < value <= 1)

@@ -1,4 +1,4 @@
-"""The sizes of a decoder, and the presets; loads no torch."""
+"""The sizes of a decoder, and the presets."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lissome._errors import UsageError, unknown
+from lissome.attention.build import NORMALIZERS, POSITIONS, REFINEMENTS
+from lissome.attention.checks import check_flag, check_kind, check_number
+from lissome.attention.notation import RULES
 
 FEEDS = ("swiglu", "gelu")
+STAGES = {"position": POSITIONS, "refine": REFINEMENTS, "normalize": NORMALIZERS, "validity": RULES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,7 @@ class DecoderShape:
         length: the training length, in tokens; FIRE needs it.
 
     Raises:
-        UsageError: sizes that do not go together, or an unknown feed.
+        UsageError: sizes that do not go together, an unknown feed, or a value of another kind.
 
     >>> DecoderShape(vocabulary=256, **PRESETS["tiny"]).hidden
     336
@@ -54,7 +58,7 @@ class DecoderShape:
         for name in ("vocabulary", "layers", "width", "heads"):
             if type(value := getattr(self, name)) is not int or value < 1:
                 raise UsageError(f"{name} is {value}; legal are whole numbers, 1 and more")
-        for name in ("key_heads", "feed_width"):
+        for name in ("key_heads", "feed_width", "length"):
             if (value := getattr(self, name)) is not None and (type(value) is not int or value < 1):
                 raise UsageError(f"{name} is {value}; legal are whole numbers, 1 and more, or none")
         if self.width % self.heads:
@@ -65,8 +69,10 @@ class DecoderShape:
             raise UsageError(f"{self.groups} key heads do not divide {self.heads} heads; legal are: {_listed(near)}")
         if self.feed not in FEEDS:
             raise unknown("feed", self.feed, FEEDS)
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout is {self.dropout}; legal are numbers from 0 to below 1")
+        check_number("dropout", self.dropout, "are numbers from 0 to below 1", lambda part: 0 <= part < 1)
+        check_flag("tied", self.tied)
+        for name, legal in STAGES.items():
+            check_kind(name, getattr(self, name), str, f"are the texts {', '.join(legal)}")
 
     @property
     def groups(self) -> int:

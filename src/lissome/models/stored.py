@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from lissome._errors import UsageError
+from lissome._errors import UsageError, unknown
 from lissome._files import reason, write, write_json
 from lissome._weights import check_weights
 from lissome.attention import Attention
-from lissome.models.decoder import Decoder
+from lissome.attention.checks import check_path, refuse
+from lissome.models.decoder import Decoder, check_recipe
 from lissome.models.shape import DecoderShape
 
 SHAPE, WEIGHTS = "shape.json", "model.safetensors"
@@ -27,30 +30,47 @@ def save_decoder(model: Decoder, directory: str | Path) -> None:
 
     Raises:
         RunError: the system refused; each file that stood there before is kept.
+        UsageError: a model that is no decoder, or a directory that is no path.
     """
+    if not isinstance(getattr(model, "shape", None), DecoderShape):
+        raise refuse("model", model, "is a Decoder")
+    directory = check_path("directory", directory)
     # copies: safetensors takes no two weights in one memory, and layers may share a stage
     weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    write(Path(directory) / WEIGHTS, safetensors.torch.save(weights))
-    write_json(Path(directory) / SHAPE, model.shape.told())
+    write(directory / WEIGHTS, safetensors.torch.save(weights))
+    write_json(directory / SHAPE, model.shape.told())
 
 
 def read_decoder(directory: str | Path, recipe: Callable[[int], Attention] | None = None) -> Decoder:
     """Return the decoder of a directory that `save_decoder` wrote, ready to evaluate.
 
     Raises:
-        UsageError: a file is missing, damaged, or of another model.
+        UsageError: a file is missing, damaged, or of another model; or an argument is of another kind.
     """
-    directory = Path(directory)
+    directory = check_path("directory", directory)
+    check_recipe(recipe)
     try:
-        model = Decoder(DecoderShape(**json.loads((directory / SHAPE).read_text())), recipe)
+        model = Decoder(_shape(json.loads((directory / SHAPE).read_text())), recipe)
         weights = safetensors.torch.load((directory / WEIGHTS).read_bytes())
     except FileNotFoundError as error:
         raise UsageError(f"'{error.filename}' is missing; a decoder is {SHAPE} and {WEIGHTS} in a directory") from error
     except OSError as error:
         raise UsageError(f"'{error.filename}' cannot be read ({reason(error)})") from error
-    except (ValueError, TypeError, SafetensorError) as error:
+    except (ValueError, SafetensorError) as error:
         raise UsageError(f"the decoder in '{directory}' is damaged: {error}") from error
     return filled(model, weights, str(directory))
+
+
+def _shape(told: Any) -> DecoderShape:
+    sizes = {field.name: field.default is MISSING for field in fields(DecoderShape)}
+    if not isinstance(told, dict):
+        raise refuse(SHAPE, told, f"is an object with {', '.join(sizes)}")
+    for name in told:
+        if name not in sizes:
+            raise unknown("size", name, sizes)
+    if lacking := [name for name, needed in sizes.items() if needed and name not in told]:
+        raise UsageError(f"{SHAPE} lacks {', '.join(lacking)}")
+    return DecoderShape(**told)
 
 
 def filled(model: Decoder, weights: dict[str, torch.Tensor], source: str) -> Decoder:
