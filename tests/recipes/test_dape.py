@@ -1,6 +1,5 @@
 """The replications of DAPE and DAPE V2: what is run, what is measured, and claims that follow from figures alone."""
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import nn
 
 from lissome._errors import RunError, UsageError
 from lissome.attention import Attention
-from lissome.recipes import dape, dape_bytes, dape_tasks, dape_training, dape_v2, replication
+from lissome.recipes import dape, dape_bytes, dape_tasks, dape_v2, language_contest, language_contest_data, replication
 from lissome.recipes.catalogue import papers
 from lissome.recipes.dape_claims import adaptive_claims, convolved_claims
 from lissome.recipes.dape_names import (
@@ -30,10 +29,9 @@ from lissome.recipes.dape_names import (
     STATIC,
     TRIALS,
     V2,
-    Sizes,
 )
 from lissome.recipes.dape_report import drawings, tables
-from lissome.recipes.dape_training import Asked, Judged, at_its_best, decoder
+from lissome.recipes.language_contest import Asked, Judged, Sizes, at_its_best, decoder
 from lissome.recipes.paper import ReplicateSettings
 from lissome.recipes.replication import replicate
 
@@ -51,20 +49,10 @@ def nothing():
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(dape_tasks, "QUICK", 3)
-    monkeypatch.setattr(dape_bytes, "QUICK", 3)
-    monkeypatch.setattr(dape_bytes, "FEW", 4)
-    monkeypatch.setattr(dape_bytes, "STEPS", 2)
-    monkeypatch.setattr(dape_bytes, "TURNS", 1)
-
-
-@pytest.fixture
-def text(tmp_path):
-    """A text of 260,000 bytes, of words drawn by chance."""
-    words = np.array(["to ", "be ", "or ", "not ", "that\n"])[np.random.default_rng(0).integers(0, 5, 70_000)]
-    path = tmp_path / "text.txt"
-    path.write_text("".join(words))
-    return str(path)
+    monkeypatch.setattr(language_contest, "QUICK", 3)
+    monkeypatch.setattr(dape_bytes, "FEWER", 4)
+    monkeypatch.setattr(language_contest, "STEPS", 2)
+    monkeypatch.setattr(language_contest, "TURNS", 1)
 
 
 def bytes_cell(place, text, label, seed=0):
@@ -104,7 +92,7 @@ def test_cells_follow_those_that_chose_their_rate(paper):
     assert all(cell.after in names[: names.index(cell.name)] for cell in found if cell.arguments["seed"])
     for cell in found:
         label = cell.arguments["label"]
-        assert label.removeprefix(AS_LONG).removeprefix("Kerple + ") in "".join(CONTESTANTS)
+        assert label.removeprefix(AS_LONG) in CONTESTANTS
         if label.startswith(AS_LONG):
             assert cell.after == f"bytes, Kerple, seed {cell.arguments['seed']}"
     assert len(paper.cells(asked(quick=True))) * 3 == len(found)
@@ -139,7 +127,7 @@ def test_one_text_is_read_that_is_long_enough(tmp_path):
 
 
 def test_training_choice_and_test_share_no_byte(text):
-    train, choose, test = dape_bytes.parts((text,))
+    train, choose, test = language_contest_data.parts((text,))
     whole = np.concatenate([train, choose, test])
     assert bytes(whole) == Path(text).read_bytes()
     assert abs(len(choose) - len(test)) <= 1
@@ -160,7 +148,8 @@ def test_a_cell_tells_accuracies_and_is_repeated_by_its_seed(tmp_path):
 
 @pytest.mark.parametrize("label", CONTESTANTS)
 def test_contestants_are_what_their_names_say(label):
-    model = decoder(label, Sizes(layers=1, width=16, steps=1, rates=(1e-3,)), 8, 0, 16)
+    sizes = Sizes(layers=1, width=16, steps=1, rates=(1e-3,))
+    model = decoder(sizes, 8, 0, length=16, **CONTESTANTS[label])
     (recipe,) = (module for module in model.modules() if isinstance(module, Attention))
     said = recipe.explain()
     assert ("rotary" in said, "kerple" in said, "fire" in said) == tuple(
@@ -180,7 +169,7 @@ class Level(nn.Module):
 
 
 class Reach:
-    """Its loss is the distance from 1; training pulls towards `sign`."""
+    """Trained on the way to 1, judged by the distance from 0.01."""
 
     def sample(self, generator, n):
         return {"pull": torch.ones(())}
@@ -192,32 +181,35 @@ class Reach:
         raise AssertionError("the objective's own figures are those of the tests")
 
 
+SIZES = Sizes(layers=1, width=8, steps=5, rates=(1e-3, 1e-1))
+
+
 def test_the_first_seed_chooses_the_rate_by_rows_held_out_and_the_others_keep_it(tmp_path):
-    sizes = Sizes(layers=1, width=8, steps=5, rates=(1e-3, 1e-1))
     objective = Judged(Reach(), {})
-    first = Asked("x", sizes, 0, tmp_path, "own")
+    first = Asked(SIZES, 0, tmp_path / "own.json", follows=False)
+    later = first._replace(seed=1, follows=True)
     with pytest.raises(RunError, match="is missing, on which later cells rest"):
-        at_its_best(first._replace(seed=1), Level, objective, nothing)
+        at_its_best(later, Level, objective, nothing)
     best, told = at_its_best(first, Level, objective, nothing)
     assert best is not None
     assert best.rate == told["rate"] == 1e-3  # the training loss alone would have the other
     assert set(told["rates"]) == {"0.001", "0.1"}
-    _, later = at_its_best(first._replace(seed=1), Level, objective, nothing)
-    assert set(later["rates"]) == {"0.001"}
+    _, kept = at_its_best(later, Level, objective, nothing)
+    assert set(kept["rates"]) == {"0.001"}
 
 
 def test_a_contestant_that_diverged_is_tried_at_all_rates_again(tmp_path, monkeypatch):
     def diverges(*_):
         raise RunError("the loss is not finite")
 
-    sizes = Sizes(layers=1, width=8, steps=5, rates=(1e-3, 1e-1))
-    own = Asked("x", sizes, 0, tmp_path, "own")
+    own = Asked(SIZES, 0, tmp_path / "own.json", follows=False)
     with monkeypatch.context() as patch:
-        patch.setattr(dape_training, "train", diverges)
+        patch.setattr(language_contest, "train", diverges)
         best, told = at_its_best(own, Level, Judged(Reach(), {}), nothing)
     assert best is None
     assert told == {"failed": "no rate ends at a finite loss"}
-    _, later = at_its_best(own._replace(seed=1), Level, Judged(Reach(), {}), nothing)
+    assert json.loads(own.kept.read_text()) == {"rate": None}
+    _, later = at_its_best(own._replace(seed=1, follows=True), Level, Judged(Reach(), {}), nothing)
     assert set(later["rates"]) == {"0.001", "0.1"}
 
 
@@ -233,16 +225,16 @@ def test_rates_are_chosen_on_other_rows_than_those_of_the_tests(tmp_path, monkey
     held = {tuple(tokens) for tokens in seen["held"].tolist()}
     draws = torch.Generator().manual_seed(2**40 + 24)
     tests = {tuple(tokens) for tokens in seen["task"].draw(draws, 256, 24)[0].tolist()}
-    assert len(held) == dape_tasks.HELD
+    assert len(held) == language_contest_data.HELD
     assert not held & tests
 
 
 def test_bytes_are_told_by_length_and_window(tmp_path, text):
     found = bytes_cell(tmp_path, text, DAPE)
     assert list(found["nats"]) == [str(n) for n in LENGTHS[:3]]
-    assert {len(each) for each in found["each window"].values()} == {dape_bytes.FEW}
+    assert {len(each) for each in found["each window"].values()} == {dape_bytes.FEWER}
     for n, nats in found["nats"].items():
-        assert nats == pytest.approx(sum(found["each window"][n]) / dape_bytes.FEW, abs=1e-4)
+        assert nats == pytest.approx(sum(found["each window"][n]) / dape_bytes.FEWER, abs=1e-4)
         assert 0 < nats < math.log(256) + 0.5
     assert json.loads(json.dumps(found)) == found
 
@@ -258,15 +250,27 @@ def test_kerple_is_given_the_seconds_of_another_as_steps(tmp_path, text, monkeyp
     assert longer["numbers"] == short["numbers"]
 
 
-def test_a_contestant_that_works_more_takes_longer(text):
-    sizes = dataclasses.replace(dape_bytes.SIZES, rows=8)
-    train, choose, _ = dape_bytes.parts((text,))
-    objective = Judged(dape_bytes.Text(train, choose, length=64), {"tokens": torch.zeros(1, 65, dtype=torch.int64)})
+def test_seconds_of_a_step_are_compared_in_turns_and_the_middle_ratio_counts(monkeypatch):
+    trained, seconds = [], iter([2.0, 1.0, 9.0, 1.0, 6.0, 2.0])
 
-    def made(layers):
-        return lambda: decoder(STATIC, dataclasses.replace(sizes, layers=layers), 256, 0, 64)
+    def timed(model, objective, rate, asked, tick):
+        trained.append((model, rate, asked.sizes.steps))
+        return None, next(seconds)
 
-    assert dape_bytes.ratio_of_seconds(made(6), made(1), objective, dataclasses.replace(sizes, steps=4), nothing) > 1.5
+    monkeypatch.setattr(language_contest, "train", timed)
+    monkeypatch.setattr(language_contest, "TURNS", 3)
+    own = Asked(SIZES, 1, Path("own.json"), follows=True)
+    ratio = language_contest.ratio_of_seconds(lambda: "one", lambda: "other", None, own, nothing)
+    assert ratio == 3.0
+    assert trained == [("one", 1e-3, 2), ("other", 1e-3, 2)] * 3
+
+
+def test_a_clock_counts_the_steps_between_the_first_and_the_last(monkeypatch):
+    clock, times = language_contest.Clock(nothing), iter([10.0, 12.0, 16.0])
+    monkeypatch.setattr(language_contest.time, "process_time", lambda: next(times))
+    for step in (1, 2, 3):
+        clock(step, nn.Identity())
+    assert clock.each == 3.0
 
 
 def test_accuracies_are_held_to_the_worst_seed():

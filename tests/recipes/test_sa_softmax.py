@@ -8,13 +8,21 @@ import pytest
 import torch
 
 from lissome._errors import RunError, UsageError
-from lissome.recipes import replication, sa_softmax, sa_softmax_bytes, sa_softmax_lookup, sa_softmax_row
+from lissome.language import task
+from lissome.recipes import (
+    language_contest,
+    replication,
+    sa_softmax,
+    sa_softmax_bytes,
+    sa_softmax_lookup,
+    sa_softmax_row,
+)
 from lissome.recipes.catalogue import papers
-from lissome.recipes.dape_names import Sizes
+from lissome.recipes.language_contest import Sizes, decoder, swept
 from lissome.recipes.paper import ReplicateSettings
 from lissome.recipes.replication import replicate
-from lissome.recipes.sa_softmax_bytes import decoder
 from lissome.recipes.sa_softmax_claims import beside, claims, paired
+from lissome.recipes.sa_softmax_gradients import curves, norms
 from lissome.recipes.sa_softmax_lookup import saturate, sureness
 from lissome.recipes.sa_softmax_names import (
     ADAM,
@@ -33,7 +41,6 @@ from lissome.recipes.sa_softmax_names import (
 )
 from lissome.recipes.sa_softmax_report import drawings, tables
 from lissome.recipes.sa_softmax_row import GAIN, begun, mixed, until_right
-from lissome.recipes.sa_softmax_training import Asked, at_its_best, curves, norms, swept
 
 LONG = f"{AS_LONG}V4"
 HALF = Sizes(layers=2, width=16, steps=4, rates=(1e-2,), rows=4)
@@ -49,19 +56,9 @@ def nothing():
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(sa_softmax_lookup, "QUICK", 3)
-    monkeypatch.setattr(sa_softmax_bytes, "QUICK", 3)
-    monkeypatch.setattr("lissome.recipes.dape_bytes.STEPS", 2)
-    monkeypatch.setattr("lissome.recipes.dape_bytes.TURNS", 1)
-
-
-@pytest.fixture
-def text(tmp_path):
-    """A text of 260,000 bytes, of words drawn by chance."""
-    words = np.array(["to ", "be ", "or ", "not ", "that\n"])[np.random.default_rng(0).integers(0, 5, 70_000)]
-    path = tmp_path / "text.txt"
-    path.write_text("".join(words))
-    return str(path)
+    monkeypatch.setattr(language_contest, "QUICK", 3)
+    monkeypatch.setattr(language_contest, "STEPS", 2)
+    monkeypatch.setattr(language_contest, "TURNS", 1)
 
 
 def bytes_cell(place, text, label, seed=0):
@@ -93,6 +90,10 @@ def look(label, accuracy, start=SATURATED, optimizer=SGD, seed=0):
 
 def read(label, nats, seed=0, position="Kerple", length=64, large=False, **more):
     return own(BYTES, label, seed, **trained(nats=nats, position=position, length=length, large=large, **more))
+
+
+def drawn(label, position, seed):
+    return decoder(HALF, 256, seed, length=16, position=POSITIONS[position], normalize=VARIANTS[label])
 
 
 def claim(rows, part):
@@ -133,14 +134,14 @@ def test_one_text_is_read(text):
 @pytest.mark.parametrize("label", VARIANTS)
 @pytest.mark.parametrize("position", POSITIONS)
 def test_contestants_are_what_their_names_say(label, position):
-    said = decoder(label, HALF, position, 16, 0).blocks[1].heads.recipe.explain()
+    said = drawn(label, position, 0).recipes[1].explain()
     assert ("self_adjust" in said, "detach" in said) == (label != "softmax", "detached" in label)
     assert label == "softmax" or f"self_adjust({label[1]}" in said
     assert position == "NoPE" or position.lower() in said
 
 
 def test_variants_of_a_seed_begin_with_the_same_numbers():
-    one, other = (decoder(label, HALF, "Kerple", 16, 3).state_dict() for label in ("softmax", "V4"))
+    one, other = (drawn(label, "Kerple", 3).state_dict() for label in ("softmax", "V4"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -209,7 +210,7 @@ def test_with_adam_all_variants_take_as_long_but_v2_where_the_right_key_is_least
 
 
 def test_norms_are_those_of_the_gradient_by_layer():
-    model = decoder("V4", HALF, "Kerple", 16, 0)
+    model = drawn("V4", "Kerple", 0)
     tokens = torch.randint(256, (2, 9), generator=torch.Generator().manual_seed(0))
 
     def loss():
@@ -249,7 +250,7 @@ def valley(best, seen):
 )
 def test_a_best_rate_at_an_end_is_gone_beyond(best, wanted, more):
     seen = []
-    found, losses = swept((1e-3, 1e-2, 3e-2), valley(best, seen))
+    found, losses = swept((1e-3, 1e-2, 3e-2), valley(best, seen), 2)
     assert found is not None
     assert found.rate == pytest.approx(wanted)
     assert seen[3:] == pytest.approx(more)
@@ -262,11 +263,11 @@ def test_a_sweep_passes_over_what_diverges():
             raise RunError("the loss is not finite")
         return Ended(1 / rate), None
 
-    found, losses = swept((1e-3, 1e-2, 3e-2), attempt)
+    found, losses = swept((1e-3, 1e-2, 3e-2), attempt, 2)
     assert found is not None
     assert found.rate == 1e-2
     assert set(losses) == {"0.001", "0.01"}
-    assert swept((0.1,), attempt) == (None, {})
+    assert swept((0.1,), attempt, 2) == (None, {})
 
 
 def test_later_seeds_keep_the_rate_of_the_first(tmp_path):
@@ -281,15 +282,19 @@ def test_later_seeds_keep_the_rate_of_the_first(tmp_path):
     assert json.loads(json.dumps(first)) == first
 
 
-def test_all_that_diverged_is_told(tmp_path, monkeypatch):
+def test_softmax_that_diverged_at_all_rates_is_tried_at_them_again_for_the_seconds_of_another(
+    tmp_path, text, monkeypatch
+):
     def diverges(*_):
         raise RunError("the loss is not finite")
 
-    monkeypatch.setattr("lissome.recipes.sa_softmax_training.train", diverges)
-    best, told = at_its_best(Asked(HALF, ADAM, 0, tmp_path / "rate.json"), nothing, None, nothing)
-    assert best is None
-    assert told == {"failed": "no rate ends at a finite loss"}
-    assert json.loads((tmp_path / "rate.json").read_text()) == {"rate": None}
+    with monkeypatch.context() as patch:
+        patch.setattr(language_contest, "train", diverges)
+        assert bytes_cell(tmp_path, text, "softmax")["failed"] == "no rate ends at a finite loss"
+    monkeypatch.setattr(sa_softmax_bytes, "ratio_of_seconds", lambda *_: 1.0)
+    again = bytes_cell(tmp_path, text, LONG)
+    assert again["failed"] is None
+    assert again["rate"] == sa_softmax_bytes.SMALL.rates[-1]  # that of a quick look
 
 
 def test_a_saturated_start_is_sure_and_an_ordinary_one_is_not(tmp_path):
@@ -305,10 +310,10 @@ def test_a_saturated_start_is_sure_and_an_ordinary_one_is_not(tmp_path):
 
 
 def test_sureness_reads_the_weights_of_the_pair_that_answers():
-    own = sa_softmax_lookup.task("lookup", which="recent", keys=2, values=16, train=(8, 8), test=(8,))
+    own = task("lookup", which="recent", keys=2, values=16, train=(8, 8), test=(8,))
     tokens, targets = own.draw(torch.Generator().manual_seed(0), 4, 8)
-    shape = sa_softmax_lookup.DecoderShape(vocabulary=own.size, layers=1, width=16, heads=2, position="kerple")
-    model = sa_softmax_lookup.new_model(shape, 0)
+    sizes = Sizes(layers=1, width=16, steps=1, rates=(), heads=2)
+    model = decoder(sizes, own.size, 0, position="kerple")
     found = sa_softmax_lookup.weights(model, tokens)
     sure, right = [], []
     for n, t in (targets != -100).nonzero().tolist():

@@ -19,9 +19,10 @@ from lissome.recipes import dape_bytes, dape_tasks
 from lissome.recipes.dape_claims import adaptive_claims
 from lissome.recipes.dape_names import AS_LONG, BYTES, CHOMSKY, DAPE, EARLIEST, LENGTH, RECENT, STATIC, V2
 from lissome.recipes.dape_report import drawings, tables
+from lissome.recipes.language_contest_data import check
+from lissome.recipes.language_contest_seeds import cell, seeds
 from lissome.recipes.paper import Cell, Paper, ReplicateSettings, Row, Tick
 
-SEEDS = 3
 LOOKUP = ("rotary", STATIC, DAPE, V2)
 TEXT = ("rotary", STATIC, DAPE, V2, f"{AS_LONG}{DAPE}")
 LARGE = ("FIRE", "FIRE + DAPE", "Kerple + V2, k=5", "Kerple + V2, published")  # beside these, of a large look
@@ -34,40 +35,23 @@ def cells(settings: ReplicateSettings) -> list[Cell]:
     Raises:
         UsageError: more than one text, or one that cannot be read or is too short.
     """
-    dape_bytes.check(settings.data)
+    check(settings.data)
     found = [cell for part in (EARLIEST, RECENT) for cell in task_cells(part, LOOKUP, settings)]
     found += text_cells((*TEXT, *(LARGE if settings.scale else ())), settings)
     return found + [cell for part in CHOMSKY if settings.scale for cell in task_cells(part, STRINGS, settings)]
 
 
-def seeds(settings: ReplicateSettings) -> range:
-    """Return the seeds that are asked for."""
-    return range(1 if settings.quick else settings.seeds or SEEDS)
-
-
 def task_cells(part: str, labels: Sequence[str], settings: ReplicateSettings) -> list[Cell]:
-    """Return the cells of a task; those of the first seed choose the rates, and all others follow them."""
-    found = []
-    for seed in seeds(settings):
-        shared: dict[str, Any] = {"part": part, "seed": seed, "quick": settings.quick}
-        for label in labels:
-            after = f"{part}, {label}, seed 0" if seed else ""
-            found.append(Cell(f"{part}, {label}, seed {seed}", shared | {"label": label}, after))
-    return found
+    """Return the cells of a task."""
+    return [cell(part, part=part, label=label, seed=seed, quick=settings.quick)
+            for seed in seeds(settings) for label in labels]  # fmt: skip
 
 
 def text_cells(labels: Sequence[str], settings: ReplicateSettings) -> list[Cell]:
-    """Return the cells of a text; the ones that are given another's seconds follow Kerple, for its rate."""
-    found = []
-    for seed in seeds(settings):
-        shared: dict[str, Any] = {"part": BYTES, "seed": seed, "quick": settings.quick, "scale": settings.scale,
-                                  "data": list(settings.data)}  # fmt: skip
-        for label in labels:
-            after = f"{BYTES}, {label}, seed 0" if seed else ""
-            if label.startswith(AS_LONG):
-                after = f"{BYTES}, {STATIC}, seed {seed}"
-            found.append(Cell(f"{BYTES}, {label}, seed {seed}", shared | {"label": label}, after))
-    return found
+    """Return the cells of a text."""
+    shared: dict[str, Any] = {"part": BYTES, "quick": settings.quick, "scale": settings.scale,
+                              "data": list(settings.data)}  # fmt: skip
+    return [cell(BYTES, **shared, label=label, seed=seed) for seed in seeds(settings) for label in labels]
 
 
 def run(tick: Tick, place: Path, *, part: str, label: str, seed: int, quick: bool, **more: Any) -> Row:

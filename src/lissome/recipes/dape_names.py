@@ -1,54 +1,36 @@
-"""Names that both replications of DAPE share; loads neither torch nor anything heavy."""
+"""Names that both replications of DAPE share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-# who is compared -> its position and its refinement, as `lissome.attention.attention` reads them
-CONTESTANTS: dict[str, tuple[str, str]] = {
-    "rotary": ("rotary", "none"),
-    "NoPE": ("none", "none"),
-    "Kerple": ("kerple", "none"),
-    "FIRE": ("fire", "none"),
-    "NoPE + DAPE": ("none", "dape"),
-    "Kerple + DAPE": ("kerple", "dape"),
-    "FIRE + DAPE": ("fire", "dape"),
-    "rotary + V2": ("rotary", "dape(3)"),
-    "NoPE + V2": ("none", "dape(3)"),
-    "Kerple + V2": ("kerple", "dape(3)"),
-    "Kerple + V2, k=5": ("kerple", "dape(5)"),
-    "Kerple + V2, published": ("kerple", "dape(3, hidden=published)"),
+from lissome.recipes.language_contest import Sizes
+from lissome.recipes.language_contest_seeds import SECONDS
+
+# who is compared -> the stages of its attention, as a `DecoderShape` names them
+CONTESTANTS: dict[str, dict[str, str]] = {
+    "rotary": {"position": "rotary"},
+    "NoPE": {"position": "none"},
+    "Kerple": {"position": "kerple"},
+    "FIRE": {"position": "fire"},
+    "NoPE + DAPE": {"position": "none", "refine": "dape"},
+    "Kerple + DAPE": {"position": "kerple", "refine": "dape"},
+    "FIRE + DAPE": {"position": "fire", "refine": "dape"},
+    "rotary + V2": {"position": "rotary", "refine": "dape(3)"},
+    "NoPE + V2": {"position": "none", "refine": "dape(3)"},
+    "Kerple + V2": {"position": "kerple", "refine": "dape(3)"},
+    "Kerple + V2, k=5": {"position": "kerple", "refine": "dape(5)"},
+    "Kerple + V2, published": {"position": "kerple", "refine": "dape(3, hidden=published)"},
 }
 STATIC, DAPE, V2 = "Kerple", "Kerple + DAPE", "Kerple + V2"  # of which most claims speak
-AS_LONG = "Kerple, seconds of "  # and the contestant whose seconds it is given
+AS_LONG = f"{STATIC}{SECONDS}"  # and the contestant whose seconds it is given
 
 RECALL, EARLIEST, RECENT, PAIRS, BYTES = "recall", "earliest", "recent", "even pairs", "bytes"  # parts
 CHOMSKY = ("parity", "modular", "copy", "duplicate", "reverse", "sort")  # parts of a large look, as tasks are named
 LENGTH = 64  # bytes of a row of training
 LENGTHS = (64, 128, 256, 512, 1024)  # that are evaluated
 FAR = (2048, 4096, 8192)  # and in a large look
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large a model is and how it is trained.
-
-    Attributes:
-        layers: of the decoder.
-        width: of the decoder.
-        steps: of training.
-        rates: each contestant has the best of them by the first seed.
-        heads: of the decoder.
-        rows: of a batch.
-    """
-
-    layers: int
-    width: int
-    steps: int
-    rates: tuple[float, ...]
-    heads: int = 4
-    rows: int = 32
 
 
 @dataclass(frozen=True)

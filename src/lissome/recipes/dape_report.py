@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
 from lissome.recipes.dape_names import AS_LONG, BYTES, CONTESTANTS, LENGTH, STATIC, TRIALS
+from lissome.recipes.language_contest_seeds import pairs, rates, written
 from lissome.recipes.paper import Drawn, Row, Sheet, of
 from lissome.report.drawing import INK, dress, legend, palette, plain
 from lissome.report.numerals import ABSENT, count, seconds
@@ -43,24 +44,12 @@ def tables(rows: Sequence[Row]) -> list[Sheet]:
     return [*sheets, *([_text(text), _against(text)] if text else [])]
 
 
-def spread(values: Sequence[float], write: Callable[[float], str]) -> str:
-    """Return the mean, and least and greatest where there are several.
-
-    >>> spread([0.5, 1.0], "{:.2f}".format)
-    '0.75 (0.50 to 1.00)'
-    """
-    if not values:
-        return ABSENT
-    middle = write(statistics.mean(values))
-    return f"{middle} ({write(min(values))} to {write(max(values))})" if len(values) > 1 else middle
-
-
 def _task(part: str, rows: Sequence[Row]) -> Sheet:
     known = [row for row in rows if "accuracy" in row]
     lengths, lines = list(known[0]["accuracy"]), []
     for label in labels(rows):
         own = of(known, label=label)
-        found = [spread([row["accuracy"][n] for row in own], "{:.3f}".format) for n in lengths]
+        found = [written([row["accuracy"][n] for row in own], "{:.3f}".format) for n in lengths]
         lines.append([label, *found, *_cost(own)])
     least, most = known[0]["trained at"]
     chance = ", ".join(f"{known[0]['chance'][n]:.3g} at {n}" for n in lengths)
@@ -72,7 +61,7 @@ def _task(part: str, rows: Sequence[Row]) -> Sheet:
 def _cost(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return ["failed", ABSENT, ABSENT]
-    return [count(rows[0]["numbers"]), ", ".join(sorted({f"{row['rate']:g}" for row in rows})),
+    return [count(rows[0]["numbers"]), rates(rows, "{:g}"),
             seconds(1000 * statistics.median(row["each"] for row in rows))]  # fmt: skip
 
 
@@ -80,8 +69,8 @@ def _text(rows: Sequence[Row]) -> Sheet:
     lengths, lines = list(rows[0]["nats"]), []
     for label in labels(rows):
         own = of(rows, label=label)
-        found = [spread([row["nats"][n] for row in own], "{:.3f}".format) for n in lengths]
-        steps = spread([row["steps"] for row in own], count)
+        found = [written([row["nats"][n] for row in own], "{:.3f}".format) for n in lengths]
+        steps = written([row["steps"] for row in own], count)
         lines.append([label, *found, steps, *_cost(own)])
     heads = ["", *(f"{int(n):,}" for n in lengths), "steps", "numbers", "rate", "CPU ms a step"]
     note = f"Trained at {LENGTH} bytes; the same bytes of the same places are scored at every length."
@@ -92,14 +81,14 @@ def _against(rows: Sequence[Row]) -> Sheet:
     """Return how much less each pays than Kerple, with the error of windows compared one by one."""
     lengths, lines = list(rows[0]["nats"]), []
     for label in labels(rows):
-        pairs = [(a, b) for a in of(rows, label=label) for b in of(rows, label=STATIC, seed=a["seed"])]
-        if label == STATIC or not pairs:
+        both = pairs(rows, label, STATIC)
+        if label == STATIC or not both:
             continue
         cells = []
         for n in lengths:
-            apart = [[x - y for x, y in zip(a["each window"][n], b["each window"][n], strict=True)] for a, b in pairs]
+            apart = [[x - y for x, y in zip(a["each window"][n], b["each window"][n], strict=True)] for a, b in both]
             error = math.hypot(*map(_error, apart)) / len(apart)
-            cells.append(f"{spread([statistics.mean(each) for each in apart], '{:+.3f}'.format)}; {error:.3f}")
+            cells.append(f"{written([statistics.mean(each) for each in apart], '{:+.3f}'.format)}; {error:.3f}")
         lines.append([label, *cells])
     heads = ["", *(f"{int(n):,}" for n in lengths)]
     note = "Below 0 is better than Kerple; behind the semicolon the standard error over windows."
@@ -163,12 +152,9 @@ def _curves(rows: Sequence[Row]) -> Figure | None:
         )
         if name == "rotary":
             continue
-        for row in own:
-            for other in of(rows, label=STATIC, seed=row["seed"]):
-                apart = [row["nats"][str(n)] - other["nats"][str(n)] for n in x]
-                right.plot(
-                    x, apart, style.marker, color=style.colour, linestyle=style.dash, linewidth=1, markersize=3.5
-                )
+        for row, other in pairs(rows, name, STATIC):
+            apart = [row["nats"][str(n)] - other["nats"][str(n)] for n in x]
+            right.plot(x, apart, style.marker, color=style.colour, linestyle=style.dash, linewidth=1, markersize=3.5)
     for axes in (left, right):
         axes.axvline(LENGTH, color=INK, linestyle="--", linewidth=1, alpha=0.6)
         axes.set_xscale("log", base=2)

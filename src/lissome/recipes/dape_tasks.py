@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
-import torch
-
-from lissome.language import task
-from lissome.recipes.dape_names import TRIALS
-from lissome.recipes.dape_training import Asked, Judged, at_its_best, decoder, shorter
+from lissome.recipes.dape_names import CONTESTANTS, TRIALS
+from lissome.recipes.language_contest import Asked, at_its_best, decoder, rate_file
+from lissome.recipes.language_contest_data import trial
 from lissome.recipes.paper import Row, Tick
-
-ROWS, HELD = 256, 128  # of each test length, and of those by which a rate is chosen
-APART = 7_919  # the seed of these
-QUICK = 6  # steps
 
 
 def run(tick: Tick, place: Path, *, part: str, label: str, seed: int, quick: bool) -> Row:
     """Train one contestant at one task; return its accuracy at each test length."""
-    trial = TRIALS[part]
-    sizes = shorter(trial.sizes, QUICK) if quick else trial.sizes
-    own = task(trial.task, rows=8 if quick else ROWS, seed=seed, **trial.settings)
-    longest = own.train[1]
-    tokens, targets = own.draw(torch.Generator().manual_seed(APART + seed), 8 if quick else HELD, longest)
-    objective = Judged(own, {"tokens": tokens, "targets": targets})
-    asked = Asked(label, sizes, seed, place, f"{part}-{label}".replace(" ", "-"))
-    best, told = at_its_best(asked, lambda: decoder(label, sizes, own.size, seed, tokens.shape[1]), objective, tick)
+    tried = TRIALS[part]
+    sizes = tried.sizes.quick() if quick else tried.sizes
+    own, judged = trial(tried.task, seed, quick, **tried.settings)
+    make = functools.partial(decoder, sizes, own.size, seed, length=judged.held["tokens"].shape[1],
+                             **CONTESTANTS[label])  # fmt: skip
+    asked = Asked(sizes, seed, rate_file(place, part, label), follows=seed > 0)
+    best, told = at_its_best(asked, make, judged, tick)
     if best is None:
         return told
     found = own.evaluate(best.model)

@@ -11,11 +11,11 @@ scores); models of one and two layers, and other texts.
 
 from __future__ import annotations
 
-from lissome.recipes import dape_bytes
 from lissome.recipes.dape import NOTES, run, task_cells, text_cells
 from lissome.recipes.dape_claims import convolved_claims
 from lissome.recipes.dape_names import AS_LONG, CHOMSKY, DAPE, PAIRS, RECALL, STATIC, V2
 from lissome.recipes.dape_report import drawings, tables
+from lissome.recipes.language_contest_data import check
 from lissome.recipes.paper import Cell, Paper, ReplicateSettings
 
 HEAD = ("NoPE + V2", V2, "rotary + V2", "NoPE", STATIC, "rotary", "NoPE + DAPE", DAPE)
@@ -31,7 +31,7 @@ def cells(settings: ReplicateSettings) -> list[Cell]:
     Raises:
         UsageError: more than one text, or one that cannot be read or is too short.
     """
-    dape_bytes.check(settings.data)
+    check(settings.data)
     found = task_cells(RECALL, HEAD, settings) + task_cells(PAIRS, AUTOMATON, settings)
     found += text_cells((*TEXT, *(LARGE if settings.scale else ())), settings)
     return found + [cell for part in CHOMSKY if settings.scale for cell in task_cells(part, STRINGS, settings)]

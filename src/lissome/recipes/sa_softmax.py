@@ -14,7 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lissome.recipes import dape_bytes, sa_softmax_bytes, sa_softmax_lookup, sa_softmax_row
+from lissome.recipes import sa_softmax_bytes, sa_softmax_lookup, sa_softmax_row
+from lissome.recipes.language_contest_data import check
+from lissome.recipes.language_contest_seeds import cell, seeds
 from lissome.recipes.paper import Cell, Paper, ReplicateSettings, Row, Tick
 from lissome.recipes.sa_softmax_claims import claims
 from lissome.recipes.sa_softmax_names import (
@@ -39,7 +41,6 @@ from lissome.recipes.sa_softmax_names import (
 )
 from lissome.recipes.sa_softmax_report import drawings, tables
 
-SEEDS = 3
 LONGER = tuple(f"{AS_LONG}{label}" for label in VARIANTS if label != PLAIN)
 COMPARED = (PLAIN, BEST, f"{AS_LONG}{BEST}")  # in a large look
 
@@ -50,9 +51,9 @@ def cells(settings: ReplicateSettings) -> list[Cell]:
     Raises:
         UsageError: more than one text, or one that cannot be read or is too short.
     """
-    dape_bytes.check(settings.data)
+    check(settings.data)
     found = list[Cell]()
-    for seed in range(1 if settings.quick else settings.seeds or SEEDS):
+    for seed in seeds(settings):
         shared: dict[str, Any] = {"seed": seed, "quick": settings.quick}
         found += [Cell(f"{ROW}, {label}, seed {seed}", shared | {"part": ROW, "label": label}) for label in VARIANTS]
         for start, labels in ((SATURATED, tuple(VARIANTS)), (ORDINARY, (PLAIN, BEST))):
@@ -66,22 +67,14 @@ def cells(settings: ReplicateSettings) -> list[Cell]:
 
 
 def _lookup(label: str, optimizer: str, start: str, shared: dict[str, Any]) -> Cell:
-    name = f"{LOOKUP}, {start}, {optimizer}, {label}, seed"
-    own = {"part": LOOKUP, "label": label, "optimizer": optimizer, "start": start}
-    return Cell(f"{name} {shared['seed']}", shared | own, f"{name} 0" if shared["seed"] else "")
+    return cell(f"{LOOKUP}, {start}, {optimizer}", part=LOOKUP, label=label, optimizer=optimizer, start=start, **shared)
 
 
 def _bytes(
     label: str, position: str, length: int, large: bool, settings: ReplicateSettings, shared: dict[str, Any]
 ) -> Cell:
-    """Return a cell of the text; one that is given another's seconds follows softmax, for its rate."""
-    where, seed = f"{BYTES}, {position}, {length}", shared["seed"]
-    after = f"{where}, {label}, seed 0" if seed else ""
-    if label.startswith(AS_LONG):
-        after = f"{where}, {PLAIN}, seed {seed}"
-    own = {"part": BYTES, "label": label, "position": position, "length": length, "large": large,
-           "data": list(settings.data)}  # fmt: skip
-    return Cell(f"{where}, {label}, seed {seed}", shared | own, after)
+    return cell(f"{BYTES}, {position}, {length}", part=BYTES, label=label, position=position, length=length,
+                large=large, data=list(settings.data), **shared)  # fmt: skip
 
 
 def run(tick: Tick, place: Path, *, part: str, label: str, seed: int, quick: bool, **more: Any) -> Row:

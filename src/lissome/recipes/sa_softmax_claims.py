@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from scipy import stats
 
+from lissome.recipes.language_contest_seeds import Pick, pairs, picked, whole
 from lissome.recipes.paper import Claim, Ratio, Row, Spread, of, spread
 from lissome.recipes.sa_softmax_names import (
     ADAM,
@@ -32,10 +33,10 @@ from lissome.recipes.sa_softmax_names import (
     VARIANTS,
 )
 
-Pick = Callable[[Sequence[float]], float]
 PAPER, HERE = "arXiv 2502.18277", "here"
 SURE = 0.975  # of a t distribution: 5% on two sides
 LEARNT = 0.5  # accuracy; a guess has a sixteenth
+COMPARED = ((PLAIN, "as many steps", PAPER), (f"{AS_LONG}{BEST}", "as many seconds", HERE))  # beside V4
 
 
 class Paired(NamedTuple):
@@ -63,13 +64,13 @@ def paired(ones: Sequence[float], others: Sequence[float]) -> Paired:
 
 def beside(rows: Sequence[Row], one: str, other: str) -> Paired | None:
     """Compare the nats of two that read the same text at the same seeds."""
-    pairs = [(a["nats"], b["nats"]) for a in of(rows, BYTES, label=one) for b in of(rows, label=other, seed=a["seed"])]
-    return paired(*zip(*pairs, strict=True)) if pairs else None
+    nats = [(a["nats"], b["nats"]) for a, b in pairs(of(rows, BYTES), one, other)]
+    return paired(*zip(*nats, strict=True)) if nats else None
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:
     """Return the claims of the row, of the look-up and of bytes."""
-    rows = [row for row in rows if not row["quick"] and not row["failed"]]
+    rows = whole(rows)
     small = [row for row in of(rows, BYTES) if not row["large"]]
     return [*_row(of(rows, ROW)), *_lookup(of(rows, LOOKUP)), *_bytes(small), *_large(rows)]
 
@@ -77,9 +78,9 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
 def _row(rows: Sequence[Row]) -> list[Claim]:
     said = f"steps of SGD, a wrong key at c = {DEEP}"
     return [
-        Claim(f"a softmax that is sure of the wrong key does not leave it in {CAP:,} steps of SGD", PAPER,
+        Claim(f"a softmax that is sure of the wrong key does not leave it in {CAP:,} steps of SGD", HERE,
               f"{said}, softmax, the least", _reached(rows, PLAIN, min), least=CAP),
-        Claim("V1 leaves it in ten", PAPER, f"{said}, V1, medians over starts, the greatest",
+        Claim("V1 leaves it in ten", HERE, f"{said}, V1, medians over starts, the greatest",
               _reached(rows, FIRST, statistics.median), most=10),
         Claim("V1 leaves it from every start", HERE, f"{said}, V1, the greatest", _reached(rows, FIRST, max),
               most=CAP - 1),
@@ -92,10 +93,9 @@ def _row(rows: Sequence[Row]) -> list[Claim]:
               _alike(rows, [label for label in VARIANTS if label != SECOND]), most=1.2),
         Claim("with Adam V2 does too", HERE, f"the same of softmax and V2, c = {DEEP}, the greatest",
               _alike(rows, [PLAIN, SECOND]), most=1.2),
-        *(Claim(f"{said} the gradient of a softmax that is sure of the wrong key", source,
+        *(Claim(f"{said} restores the gradient of a softmax that is sure of the wrong key", HERE,
                 f"first gradient at c = {DEEP}, {label} / softmax", _restored(rows, label), least=1e3)
-          for label, source, said in ((FIRST, PAPER, "V1 restores"), (BEST, PAPER, "V4 restores"),
-                                      (HELD_STILL, HERE, "V4 with its extrema held constant restores"))),
+          for label, said in ((FIRST, FIRST), (BEST, BEST), (HELD_STILL, "V4 with its extrema held constant"))),
     ]  # fmt: skip
 
 
@@ -124,14 +124,13 @@ def _alike(rows: Sequence[Row], labels: Sequence[str]) -> Spread | None:
         if len(own) == len(labels):
             medians = [statistics.median(steps(row, ADAM, DEEP)) for row in own]
             found.append(max(medians) / min(medians))
-    return _picked(found, max)
+    return picked(found, max)
 
 
 def _restored(rows: Sequence[Row], label: str) -> Spread | None:
-    pairs = [(a, b) for a in of(rows, label=label) for b in of(rows, label=PLAIN, seed=a["seed"])]
     return spread([
         Ratio(a["seed"], one / other)
-        for a, b in pairs
+        for a, b in pairs(rows, label, PLAIN)
         for one, other in zip(a["gradient"][str(DEEP)], b["gradient"][str(DEEP)], strict=True)
     ])  # fmt: skip
 
@@ -139,27 +138,28 @@ def _restored(rows: Sequence[Row], label: str) -> Spread | None:
 def _lookup(rows: Sequence[Row]) -> list[Claim]:
     ordinary = [row["accuracy"] for row in of(rows, start=ORDINARY, optimizer=ADAM)]
     found = [Claim("from an ordinary start one layer learns most of the look-up with Adam", HERE,
-                   "accuracy, softmax and V4, the least", _picked(ordinary, min), least=LEARNT)]  # fmt: skip
+                   "accuracy, softmax and V4, the least", picked(ordinary, min), least=LEARNT)]  # fmt: skip
     for optimizer, name in ((SGD, "SGD"), (ADAM, "Adam")):
         here = of(rows, start=SATURATED, optimizer=optimizer)
         own = {label: [row["accuracy"] for row in of(here, label=label)] for label in VARIANTS if label != PLAIN}
         best = max((label for label in own if own[label]), key=lambda label: statistics.mean(own[label]), default=None)
         said = f"accuracy with {name}, the best variant" + (f" ({best})" if best else "") + ", mean"
-        found.append(Claim(f"a variant learns most of the look-up from a saturated start with {name}", PAPER, said,
-                           _picked(own[best], statistics.mean) if best else None, least=LEARNT))  # fmt: skip
+        found.append(Claim(f"a variant learns most of the look-up from a saturated start with {name}", HERE, said,
+                           picked(own[best], statistics.mean) if best else None, least=LEARNT))  # fmt: skip
     sgd = of(rows, start=SATURATED, optimizer=SGD)
-    for label, source in ((FIRST, PAPER), (BEST, PAPER), (HELD_STILL, HERE)):
+    for label in (FIRST, BEST, HELD_STILL):
         says = f"from a saturated start {label} keeps the gradient that the softmax loses, with SGD"
         what = f"norm in what makes queries and keys, {label} / softmax, second half of training"
-        found.append(Claim(says, source, what, _kept(sgd, label), least=10))
+        found.append(Claim(says, HERE, what, _kept(sgd, label), least=10))
     return found
 
 
 def _kept(rows: Sequence[Row], label: str) -> Spread | None:
-    pairs = [(a, b) for a in of(rows, label=label) for b in of(rows, label=PLAIN, seed=a["seed"])]
-    return spread(
-        [Ratio(a["seed"], one / other) for a, b in pairs for one, other in _looks(a, b, "scores/0", half=True)]
-    )
+    return spread([
+        Ratio(a["seed"], one / other)
+        for a, b in pairs(rows, label, PLAIN)
+        for one, other in _looks(a, b, "scores/0", half=True)
+    ])  # fmt: skip
 
 
 def _looks(one: Row, other: Row, key: str, *, half: bool = False) -> list[tuple[float, float]]:
@@ -170,15 +170,15 @@ def _looks(one: Row, other: Row, key: str, *, half: bool = False) -> list[tuple[
 
 def _bytes(rows: Sequence[Row]) -> list[Claim]:
     found = []
-    for other, said in ((PLAIN, "as many steps"), (f"{AS_LONG}{BEST}", "as many seconds")):
-        pairs = beside(rows, BEST, other)
-        ratios = [math.exp(each) for each in pairs.each] if pairs else []
+    for other, said, source in COMPARED:
+        apart = beside(rows, BEST, other)
+        ratios = [math.exp(each) for each in apart.each] if apart else []
         what = f"perplexity, V4 / softmax of {said}, {POSITION}, {LENGTH} bytes"
         found += [
-            Claim(f"V4 has a lower perplexity than the softmax after {said}", PAPER, f"{what}, mean",
-                  _picked(ratios, statistics.geometric_mean), most=1.0),
-            Claim(f"V4 has a lower perplexity than the softmax after {said}, beyond chance", PAPER,
-                  f"t of the nats, softmax - V4, {len(ratios)} seeds", _beyond(pairs), least=_sure(len(ratios))),
+            Claim(f"V4 has a lower perplexity than the softmax after {said}", source, f"{what}, mean",
+                  picked(ratios, statistics.geometric_mean), most=1.0),
+            Claim(f"V4 has a lower perplexity than the softmax after {said}, beyond chance", HERE,
+                  f"t of the nats, softmax - V4, {len(ratios)} seeds", _beyond(apart), least=_sure(len(ratios))),
         ]  # fmt: skip
     return [*found, Claim("under V4 more gradient reaches what makes queries and keys than under the softmax", PAPER,
                           "norm of their gradient, V4 / softmax, over layers and training", _gradients(rows),
@@ -190,17 +190,16 @@ def _sure(seeds: int) -> float:
     return round(float(stats.t.ppf(SURE, max(seeds, 2) - 1)), 2)
 
 
-def _beyond(pairs: Paired | None) -> Spread | None:
-    if pairs is None or math.isnan(pairs.t):
+def _beyond(apart: Paired | None) -> Spread | None:
+    if apart is None or math.isnan(apart.t):
         return None
-    return Spread(-pairs.t, -pairs.t, -pairs.t, len(pairs.each), 0, 0)
+    return Spread(-apart.t, -apart.t, -apart.t, len(apart.each), 0, 0)
 
 
 def _gradients(rows: Sequence[Row]) -> Spread | None:
-    pairs = [(a, b) for a in of(rows, label=BEST) for b in of(rows, label=PLAIN, seed=a["seed"])]
     return spread([
         Ratio(a["seed"], one / other)
-        for a, b in pairs
+        for a, b in pairs(rows, BEST, PLAIN)
         for key in a["gradients"]
         if key.startswith("scores/")
         for one, other in _looks(a, b, key)
@@ -212,18 +211,13 @@ def _large(rows: Sequence[Row]) -> list[Claim]:
     found = []
     for length in LENGTHS:
         here = of(rows, BYTES, large=True, length=length)
-        for other, said in ((PLAIN, "as many steps"), (f"{AS_LONG}{BEST}", "as many seconds")):
+        for other, said, source in COMPARED:
             places = dict.fromkeys(row["position"] for row in here)
-            each = [pairs for place in places if (pairs := beside(of(here, position=place), BEST, other))]
-            ratios = [math.exp(pairs.mean) for pairs in each]
+            each = [apart for place in places if (apart := beside(of(here, position=place), BEST, other))]
+            ratios = [math.exp(apart.mean) for apart in each]
             if ratios:
                 found.append(Claim(
                     f"at {length:,} bytes V4 has a lower perplexity than the softmax after {said}, in every position",
-                    PAPER, f"perplexity, V4 / softmax, means over seeds of {len(ratios)} positions, the greatest",
-                    _picked(ratios, max), most=1.0))  # fmt: skip
+                    source, f"perplexity, V4 / softmax, means over seeds of {len(ratios)} positions, the greatest",
+                    picked(ratios, max), most=1.0))  # fmt: skip
     return found
-
-
-def _picked(values: Sequence[float], pick: Pick) -> Spread | None:
-    """Return the figure that decides, and least and greatest."""
-    return Spread(pick(values), min(values), max(values), len(values), 0, 0) if values else None

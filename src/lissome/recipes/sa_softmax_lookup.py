@@ -9,37 +9,39 @@ Ordinary: the factor is 1.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lissome.attention import softmax, stages
-from lissome.language import task
+from lissome.attention import softmax
 from lissome.language.tasks import IGNORED
-from lissome.models.decoder import Block, Decoder
-from lissome.models.shape import DecoderShape
-from lissome.recipes.dape_training import Judged, shorter
-from lissome.recipes.language.network import new_model
+from lissome.models.decoder import Decoder
+from lissome.recipes.language_contest import Asked, at_its_best, decoder, rate_file
+from lissome.recipes.language_contest_data import trial
 from lissome.recipes.paper import Row, Tick
-from lissome.recipes.sa_softmax_names import ONE_LAYER, ORDINARY, POSITION, POSITIONS, RATES, VARIANTS
-from lissome.recipes.sa_softmax_training import Asked, Watched, at_its_best, turned_rows
+from lissome.recipes.sa_softmax_gradients import LOOKS, Watched, curves, heads, turned_rows
+from lissome.recipes.sa_softmax_names import (
+    LOOKUP,
+    MORE,
+    ONE_LAYER,
+    ORDINARY,
+    POSITION,
+    POSITIONS,
+    RATES,
+    VARIANTS,
+)
 
 KEYS, VALUES, LENGTHS = 2, 16, (8, 24)  # of the task
 SURE = 0.99
 MOST = 1 << 12  # factor
-ROWS, HELD = 256, 128  # of the test, and of those by which a rate is chosen
-APART = 7_919  # the seed of these
-QUICK = 6  # steps
 
 
 def weights(model: Decoder, tokens: Tensor) -> Tensor:
     """Return the softmax of the first layer's scores (n, H, T, T), whatever the layer makes of them."""
-    block, frame = cast(Block, model.blocks[0]), model.frame(tokens)
-    q, k, _ = block.heads.project(block.norm_heads(model.embedding(tokens)), frame)
-    found = stages(q, k, frame, block.heads.recipe)
+    found = next(model.stages(tokens))
     return softmax(found.refined, found.valid)
 
 
@@ -64,10 +66,10 @@ def sureness(model: Decoder, tokens: Tensor, targets: Tensor) -> tuple[float, fl
 
 def saturate(model: Decoder, tokens: Tensor, targets: Tensor) -> float:
     """Scale what makes queries and keys until attention is sure; return the factor, at most `MOST`."""
-    block, factor = cast(Block, model.blocks[0]), 1.0
+    (first, *_), factor = heads(model), 1.0
     with torch.no_grad():
         while factor < MOST and sureness(model, tokens, targets)[0] < SURE:
-            block.heads.qkv.weight[: turned_rows(block)] *= 2
+            first.qkv.weight[: turned_rows(first)] *= 2
             factor *= 2
     return factor
 
@@ -75,25 +77,24 @@ def saturate(model: Decoder, tokens: Tensor, targets: Tensor) -> float:
 def run(tick: Tick, place: Path, *, label: str, optimizer: str, start: str, seed: int, quick: bool) -> Row:
     """Train one variant; return its accuracy, how sure attention was at the start, and gradients on the way."""
     sizes = dataclasses.replace(ONE_LAYER, rates=RATES[optimizer])
-    sizes = shorter(sizes, QUICK) if quick else sizes
-    own = task("lookup", which="recent", keys=KEYS, values=VALUES, train=LENGTHS, test=LENGTHS[1:], seed=seed,
-               rows=8 if quick else ROWS)  # fmt: skip
-    tokens, targets = own.draw(torch.Generator().manual_seed(APART + seed), 8 if quick else HELD, LENGTHS[1])
-    shape = DecoderShape(vocabulary=own.size, layers=sizes.layers, width=sizes.width, heads=sizes.heads,
-                         position=POSITIONS[POSITION], normalize=VARIANTS[label])  # fmt: skip
+    sizes = sizes.quick() if quick else sizes
+    own, judged = trial("lookup", seed, quick, which="recent", keys=KEYS, values=VALUES, train=LENGTHS,
+                        test=LENGTHS[1:])  # fmt: skip
+    held = judged.held["tokens"], judged.held["targets"]
+    drawn = functools.partial(decoder, sizes, own.size, seed, position=POSITIONS[POSITION], normalize=VARIANTS[label])
 
     def make() -> Decoder:
-        model = new_model(shape, seed)
+        model = drawn()
         if start != ORDINARY:
-            saturate(model, tokens, targets)
+            saturate(model, *held)
         return model
 
-    sure, right = sureness(make(), tokens, targets)
-    name = f"look-up-{start}-{optimizer}-{label}.json".replace(" ", "-").replace(",", "")
-    asked = Asked(sizes, optimizer, seed, place / name)
-    best, told = at_its_best(asked, make, Watched(Judged(own, {"tokens": tokens, "targets": targets})), tick)
+    sure, right = sureness(make(), *held)
+    asked = Asked(sizes, seed, rate_file(place, LOOKUP, start, optimizer, label), follows=seed > 0,
+                  optimizer=optimizer, looks=LOOKS, more=MORE)  # fmt: skip
+    best, told = at_its_best(asked, make, Watched(judged), tick)
     told |= {"sure": sure, "right": right, "chance": own.chance(LENGTHS[1])}
     if best is None:
         return told
     return told | {"accuracy": own.evaluate(best.model)[f"accuracy/{LENGTHS[1]}"],
-                   "ends sure": sureness(best.model, tokens, targets)[0]}  # fmt: skip
+                   "ends sure": sureness(best.model, *held)[0], "gradients": curves(best.result)}  # fmt: skip

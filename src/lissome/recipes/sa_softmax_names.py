@@ -1,8 +1,9 @@
-"""Names of the replication of SA-Softmax; loads neither torch nor anything heavy."""
+"""Names of the replication of SA-Softmax."""
 
 from __future__ import annotations
 
-from lissome.recipes.dape_names import Sizes
+from lissome.recipes.language_contest import ADAM, SGD, Sizes
+from lissome.recipes.language_contest_seeds import SECONDS
 
 # who is compared -> its normaliser, as `lissome.attention.attention` reads it
 VARIANTS: dict[str, str] = {
@@ -15,10 +16,9 @@ VARIANTS: dict[str, str] = {
     "V4, detached": "self_adjust(4, detach_extrema=True)",
 }
 PLAIN, FIRST, SECOND, BEST, HELD_STILL = "softmax", "V1", "V2", "V4", "V4, detached"  # of which most claims speak
-AS_LONG = "softmax, seconds of "  # and the variant whose seconds it is given
+AS_LONG = f"{PLAIN}{SECONDS}"  # and the variant whose seconds it is given
 
 ROW, LOOKUP, BYTES = "row", "look-up", "bytes"  # parts
-SGD, ADAM = "sgd", "adam"
 SATURATED, ORDINARY = "saturated", "ordinary"  # starts of a look-up
 
 CAP = 1000  # steps on one row
@@ -31,4 +31,5 @@ LENGTHS = (256, 512, 1024)  # bytes of a row of training in a large look
 SMALL = Sizes(layers=2, width=48, steps=500, rates=(4e-3, 1.2e-2, 3e-2))
 LARGE = Sizes(layers=4, width=128, steps=3000, rates=(1e-3, 3e-3, 1e-2))
 ONE_LAYER = Sizes(layers=1, width=32, steps=600, rates=(3e-3, 1e-2))
+MORE = 2  # times that a best rate at an end is gone beyond
 RATES = {ADAM: ONE_LAYER.rates, SGD: (0.1, 1.0)}  # of a look-up

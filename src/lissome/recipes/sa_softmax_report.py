@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from lissome.recipes.dape_report import spread
+from lissome.recipes.language_contest_seeds import rates, written
 from lissome.recipes.paper import Row, Sheet, of
 from lissome.recipes.sa_softmax_claims import Paired, beside, steps
 from lissome.recipes.sa_softmax_drawings import drawings
@@ -109,9 +109,9 @@ def _lookup(rows: Sequence[Row], start: str) -> Sheet:
             told = [" → ".join(quantity(_middle([curve[k] for curve in curves])) for k in (0, len(curves[0]) // 2, -1))
                     for curves in norms]  # fmt: skip
             sure = " → ".join(f"{statistics.mean(row[key] for row in own):.3f}" for key in ("sure", "ends sure"))
-            accuracy = spread([row["accuracy"] for row in own], "{:.3f}".format)
-            loss = spread([row["loss"] for row in own], "{:.2f}".format)
-            lines.append([NAMES[optimizer], label, accuracy, loss, sure, *told, _rate(own)])
+            accuracy = written([row["accuracy"] for row in own], "{:.3f}".format)
+            loss = written([row["loss"] for row in own], "{:.2f}".format)
+            lines.append([NAMES[optimizer], label, accuracy, loss, sure, *told, rates(own, "{:.3g}")])
     heads = ["", "", "accuracy", "nats, held out", "greatest weight", "gradient of q, k", "of the layer", "rate"]
     note = f"{known[0]['steps']} steps; a guess is right: {known[0]['chance']:.3g}. " if known else ""
     right = statistics.mean(row["right"] for row in known) if known else 0.0
@@ -125,10 +125,6 @@ def _middle(values: Sequence[float]) -> float:
     return statistics.geometric_mean(known) if known else 0.0
 
 
-def _rate(rows: Sequence[Row]) -> str:
-    return ", ".join(sorted({f"{row['rate']:.3g}" for row in rows}))
-
-
 def _equal_steps(rows: Sequence[Row]) -> Sheet:
     lines = []
     for label in VARIANTS:
@@ -136,8 +132,8 @@ def _equal_steps(rows: Sequence[Row]) -> Sheet:
         swept = next((row["rates"] for row in own if row["seed"] == 0), {})
         tried = ", ".join(f"{float(rate):.3g}: {swept[rate]:.3f}" for rate in sorted(swept, key=float))
         compared = _against(None if label == PLAIN else beside(rows, label, PLAIN))
-        nats = spread([row["nats"] for row in own], "{:.4f}".format)
-        lines += [[label, nats, *compared, _rate(own), tried]] if own else []
+        nats = written([row["nats"] for row in own], "{:.4f}".format)
+        lines += [[label, nats, *compared, rates(own, "{:.3g}"), tried]] if own else []
     heads = ["", "nats of a byte", "beside softmax", "t", "p", "rate", "nats by rate, first seed"]
     note = (
         f"{rows[0]['steps']} steps. Below 0 is better than the softmax of the same seed; p is two-sided."
@@ -147,11 +143,11 @@ def _equal_steps(rows: Sequence[Row]) -> Sheet:
     return Sheet(f"Bytes, {POSITION}, {LENGTH}: after as many steps", heads, lines, note)
 
 
-def _against(pairs: Paired | None) -> list[str]:
-    if pairs is None:
+def _against(found: Paired | None) -> list[str]:
+    if found is None:
         return [ABSENT] * 3
-    rest = [ABSENT] * 2 if math.isnan(pairs.t) else [f"{pairs.t:+.1f}", f"{pairs.p:.2f}"]
-    return [spread(pairs.each, "{:+.4f}".format), *rest]
+    rest = [ABSENT] * 2 if math.isnan(found.t) else [f"{found.t:+.1f}", f"{found.p:.2f}"]
+    return [written(found.each, "{:+.4f}".format), *rest]
 
 
 def _equal_seconds(rows: Sequence[Row]) -> Sheet:
@@ -159,8 +155,8 @@ def _equal_seconds(rows: Sequence[Row]) -> Sheet:
     for label in VARIANTS:
         other = of(rows, label=f"{AS_LONG}{label}")
         if other:
-            written = (("ratio", "{:.2f}".format), ("steps", count), ("nats", "{:.4f}".format))
-            told = [spread([row[key] for row in other], write) for key, write in written]
+            columns = (("ratio", "{:.2f}".format), ("steps", count), ("nats", "{:.4f}".format))
+            told = [written([row[key] for row in other], write) for key, write in columns]
             lines.append([label, *told, *_against(beside(rows, label, f"{AS_LONG}{label}"))])
     heads = ["", "seconds of a step / softmax's", "softmax's steps", "its nats", "the variant beside it", "t", "p"]
     return Sheet(f"Bytes, {POSITION}, {LENGTH}: after as many seconds", heads, lines)
@@ -172,7 +168,7 @@ def _large(rows: Sequence[Row]) -> Sheet:
         here = of(rows, length=length, position=position)
         labels = [label for label in VARIANTS if of(here, label=label)]
         told = [
-            "; ".join(f"{label} {spread([row['nats'] for row in of(here, label=label)], write)}" for label in labels)
+            "; ".join(f"{label} {written([row['nats'] for row in of(here, label=label)], write)}" for label in labels)
         ]
         for other in (PLAIN, f"{AS_LONG}V4"):
             told.append(_against(beside(here, "V4", other))[0])
