@@ -12,7 +12,7 @@ import yaml
 
 from lissome import report
 from lissome.language import Bpe, perplexity
-from lissome.recipes import train_language
+from lissome.recipes import lock, train_language
 from lissome.recipes.language.settings import LanguageSettings
 from lissome.recipes.settings import load
 from tests.cli.command import one_sentence, same, start, wait_for
@@ -172,6 +172,10 @@ WRONG = [
     (["--vocabulary", "byte"], "did you mean 'bytes'?"),
     (["--vocabulary", "none.json"], "cannot be read"),
     (["--vocabulary", "bpe", "--vocabulary-size", "100"], "the vocabulary's size is 100; legal are"),
+    (["--vocabulary", "bpe", "--vocabulary-size", "100000000000"], "legal are whole numbers from 257 to 4,194,304"),
+    (["--vocabulary-size", "300"], "'vocabulary_size': 300 is of no use with vocabulary 'bytes'"),
+    (["--batch", "1000000000000"], "batch 1,000,000,000,000 needs more than"),
+    (["--set", "tokens=/dev/null/a"], "'/dev/null/a' cannot be made"),
     (["--length", "4000"], "the text is too short for length 4,000"),
     (["--length", "0"], "greater than or equal to 1"),
     (["--accumulate", "5"], "accumulate must lie between 1 and points=4, not 5"),
@@ -207,6 +211,7 @@ def test_runs_that_cannot_be_read_are_a_sentence(lissome, undrawn, run, tmp_path
             assert sentence in lissome.complaint("lm", *words)
 
     complain(tmp_path / "nowhere", "there is no run directory")
+    complain(run / "text.json", "is a file; legal is the directory of a run")
     lissome("fit", blobs(tmp_path / "t.csv"), "--quick", "--steps", "2", "--out", tmp_path / "fit")
     complain(tmp_path / "fit", "is no run of `lissome lm train`")
     kept = (run / "vocabulary.json").read_bytes()
@@ -234,6 +239,9 @@ def test_lengths_that_are_none_are_a_sentence(lissome, run, monkeypatch):
     for words, sentence in [
         (["--lengths", "16,many"], "--lengths takes whole numbers with commas, such as 128,256; 'many' is none"),
         (["--lengths", "0"], "'0' is none"),
+        (["--lengths", "9" * 5000], "is none"),
+        (["--lengths", "8,,16"], "'8,,16' lacks one of them"),
+        (["--data", ""], "'' names no text"),
         (["--lengths", "16,100000"], "too few for length 100,000; legal are lengths up to"),
         (["--data", "nowhere.txt"], "there is no text 'nowhere.txt'"),
     ]:
@@ -251,7 +259,9 @@ def test_prompts_and_draws_that_are_none_are_a_sentence(lissome, run):
         (["--prompt", "a", "--temperature", "-1"], "temperature is -1.0"),
         (["--prompt", "a", "--top-k", "0"], "top_k is 0"),
         (["--prompt", "a", "--top-p", "1.5"], "top_p is 1.5"),
-        (["--prompt", "a", "--tokens", "-1"], "count is -1"),
+        (["--prompt", "a", "--tokens", "-1"], "tokens is -1; legal are whole numbers from 0"),
+        (["--prompt", "a", "--seed", "-1"], "seed is -1; legal are whole numbers from 0"),
+        (["--prompt", "a", "--seed", "9" * 20], f"seed is {'9' * 20}; legal are whole numbers from 0"),
     ]:
         assert sentence in lissome.complaint("lm", "generate", run, *words)
 
@@ -273,6 +283,81 @@ def test_another_text_or_vocabulary_is_not_gone_on_with(lissome, undrawn, text, 
     assert "'model.refine' was 'none' and is 'dape' now" in lissome.complaint(*again, "--refine", "dape")
     lissome(*again)
     assert json.loads((out / "summary.json").read_text())["steps"] == 8
+
+
+def halved(content):
+    return content[: content.index(b"training:")]
+
+
+DAMAGED = [
+    ("settings.yaml", lambda _: b"", "settings.yaml' is damaged: it is empty or cut off"),
+    ("settings.yaml", lambda was: was[: len(was) // 2], "settings.yaml' is damaged"),
+    ("settings.yaml", lambda was: halved(was), "settings.yaml' is damaged: it holds no 'training'"),
+    (
+        "settings.yaml",
+        lambda _: b"paper: arcm\nseeds: 3\n",
+        "is no run of `lissome lm train`: its settings have 'paper'",
+    ),
+    ("metrics.jsonl", lambda was: was + b"\xff\n", "metrics.jsonl' is not UTF-8 text (byte"),
+    ("gradients.jsonl", lambda was: was + b"\xff\n", "gradients.jsonl' is not UTF-8 text (byte"),
+]
+
+
+@pytest.mark.parametrize(("name", "harm", "sentence"), DAMAGED, ids=[f"{row[0]} {row[2][-16:]}" for row in DAMAGED])
+def test_a_run_whose_files_are_damaged_is_not_gone_on_with(lissome, undrawn, run, name, harm, sentence):
+    before = (run / "summary.json").read_bytes()
+    (run / name).write_bytes(harm((run / name).read_bytes()))
+    then = (run / name).read_bytes()
+    assert sentence in lissome.complaint("lm", "train", "--resume", "--out", run)
+    assert ((run / "summary.json").read_bytes(), (run / name).read_bytes()) == (before, then)
+
+
+def test_fewer_steps_than_were_done_are_refused(lissome, undrawn, run):
+    kept = (run / "settings.yaml").read_bytes()
+    said = lissome.complaint("lm", "train", "--resume", "--steps", "5", "--out", run)
+    assert f"training.steps is 5, and the run '{run}' is already at step 6; legal are more" in said
+    assert (run / "settings.yaml").read_bytes() == kept
+    lissome("lm", "train", "--resume", "--out", run)
+
+
+def test_a_run_is_written_by_one_process_at_a_time(lissome, undrawn, run, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.0)
+    hold = "import sys, time; from lissome.recipes.lock import *; from pathlib import Path\n"
+    hold += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold, run], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        before = (run / "summary.json").read_bytes()
+        said = lissome.complaint("lm", "train", "--resume", "--steps", "8", "--out", run)
+        assert f"'{run}' is being written by process {other.pid}" in said
+        assert (run / "summary.json").read_bytes() == before
+        other.kill()
+    assert (run / lock.LOCK).is_file()
+    lissome("lm", "train", "--resume", "--steps", "8", "--out", run)
+    assert not (run / lock.LOCK).exists()
+
+
+def test_weights_alone_are_enough_to_write_and_to_measure(lissome, undrawn, run, text):
+    words = ["lm", "generate", run, "--prompt", "line", "--tokens", "4", "--json"]
+    before = json.loads(lissome(*words))["text"]
+    for name in ("state.json", "state.safetensors"):
+        (run / "checkpoint" / name).unlink()
+    (run / "tokens.bin").unlink()
+    assert json.loads(lissome(*words))["text"] == before
+    measured = ["lm", "evaluate", run, "--lengths", "16,16,1", "--windows", "2"]
+    assert "or --data names another text" in lissome.complaint(*measured)
+    found = json.loads(lissome(*measured, "--data", text, "--json"))
+    assert ([row["length"] for row in found["rows"]], found["steps"]) == ([16, 1], None)
+    (run / "checkpoint" / "model.safetensors").write_bytes(b"")
+    assert "model.safetensors' are damaged" in lissome.complaint(*words)
+
+
+def test_a_checkpoint_that_is_not_evaluated_is_told(lissome, undrawn, run):
+    (run / "summary.json").unlink()
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text(rows[0])
+    said = " ".join(lissome("show", run).split())
+    assert "after 0 steps" in said
+    assert "The last checkpoint is of step 6, which is not evaluated yet." in said
 
 
 LONG = [

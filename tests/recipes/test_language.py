@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -24,6 +25,9 @@ from lissome.recipes.language.settings import LanguageSettings
 from lissome.recipes.language.source import opened, prepare
 from lissome.recipes.language.train import sentence_of
 from lissome.recipes.settings import load
+from lissome.report.drawing import palette
+from lissome.report.language_curves import by_length
+from lissome.report.language_files import Lengths
 
 SMALL = {"model.layers": 1, "model.width": 16, "model.heads": 2, "scored": 64, "length": 16, "batch": 4}
 SMALL |= {"training.steps": 4}
@@ -200,6 +204,15 @@ def test_an_empty_prompt_needs_a_token_that_begins_a_text():
     assert prompt_ids(bpe, "").tolist() == [bpe.end]
     with pytest.raises(UsageError, match="the prompt is empty"):
         prompt_ids(Bytes(), "")
+
+
+def test_a_curve_of_one_short_length_is_drawn_beside_the_training_length(tmp_path):
+    one = np.array([1.0])
+    lengths = Lengths(64, "a text", 6, one, 250 * one, 240 * one, 260 * one)
+    drawn = by_length([("run", lengths)], palette([("run", "svd")]))
+    low, high = drawn.axes[0].get_xlim()
+    assert low < 1 < 64 < high
+    drawn.savefig(tmp_path / "drawn.svg")  # a layout without room warns
 
 
 def test_a_sentence_to_look_at_is_never_empty():

@@ -7,17 +7,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-from rich.console import Console
-from rich.markup import escape
+try:
+    import typer
+    from rich.console import Console
+    from rich.markup import escape
 
-import lissome
-from lissome._errors import Interrupted, LissomeError, UsageError, unknown
-from lissome.cli.fit import fit, predict
-from lissome.cli.lm import lm
-from lissome.cli.options import Jobs, Json, Out, Quick, Resume, Seed
-from lissome.cli.output import print_json, say, tell
-from lissome.cli.pde import pde
+    import lissome
+    from lissome._errors import Interrupted, LissomeError, UsageError, unknown
+    from lissome.cli.fit import fit, predict
+    from lissome.cli.lm import lm
+    from lissome.cli.options import Jobs, Json, Out, Quick, Resume, Seed
+    from lissome.cli.output import print_json, say, tell
+    from lissome.cli.pde import pde
+except KeyboardInterrupt:  # the script that calls `main` imports it unguarded
+    print("lissome: stopped before anything was begun", file=sys.stderr)
+    raise SystemExit(130) from None
 
 app = typer.Typer(
     help="Networks that carry structure: solve an equation once, adapt it to its family.",

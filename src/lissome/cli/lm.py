@@ -18,7 +18,7 @@ import lissome
 from lissome._errors import LissomeError
 from lissome.cli.options import Changes, Device, Json, Out, Quick, Resume, Seconds, Seed, SettingsFile, Steps, file_of
 from lissome.cli.output import print_json, say
-from lissome.recipes.language.settings import PRECISIONS, PRESETS, QUICK, LanguageSettings, read_lengths
+from lissome.recipes.language.settings import PRECISIONS, PRESETS, QUICK, LanguageSettings, check_kept, read_lengths
 from lissome.recipes.ranks_settings import BASES, RULES, RanksSettings
 from lissome.recipes.settings import load
 
@@ -98,7 +98,10 @@ def train(
     own = {"length": length, "batch": batch, "training.steps": steps, "training.seconds": seconds}
     given |= {key: value for key, value in own.items() if value is not None}
     with _first_speaks():
-        asked = load(LanguageSettings, file=file_of(settings, out, resume), given=given, changes=changes or [])
+        file = file_of(settings, out, resume)
+        if resume:
+            check_kept(out)
+        asked = load(LanguageSettings, file=file, given=given, changes=changes or [])
         found = lissome.recipes.train_language(asked, out, resume=resume)
     if found is None:  # not the first of several processes
         return
@@ -141,7 +144,7 @@ def generate(
 ) -> None:
     """Let a trained model write on."""
     asked: dict[str, Any] = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    asked |= {"seed": seed or 0, "device": device or "auto"}
+    asked |= {"seed": 0 if seed is None else seed, "device": device or "auto"}
     if as_json:
         return print_json(lissome.recipes.generate_text(run, prompt, **asked))
     waiting = [prompt]  # so that nothing is printed before the run is read

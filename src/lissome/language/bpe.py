@@ -23,6 +23,7 @@ from lissome.language.vocabulary import BYTES, Bytes, Vocabulary, checked, dtype
 
 END = "<|endoftext|>"
 ENDS = (END, "<|end_of_text|>", "</s>")  # what published vocabularies call it
+LARGEST = 1 << 22  # ids; memory is set aside for all of them at once
 OWN = ("added_tokens", "normalizer", "pre_tokenizer", "model")  # what ids hang on
 
 
@@ -66,11 +67,11 @@ class Bpe:
             end: the name of the token that ends a document; None has none.
 
         Raises:
-            UsageError: a size below that of the bytes, or more than the texts have pairs for.
+            UsageError: a size below that of the bytes or above 4,194,304, or more than the texts have pairs for.
         """
         least = Bytes.size + (end is not None)
-        if size < least:
-            raise UsageError(f"the vocabulary's size is {size}; legal are whole numbers of at least {least}")
+        if not least <= size <= LARGEST:
+            raise UsageError(f"the vocabulary's size is {size:,}; legal are whole numbers from {least} to {LARGEST:,}")
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()

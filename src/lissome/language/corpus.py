@@ -77,6 +77,8 @@ def read_corpus(data: str | os.PathLike[str] | None = None) -> Corpus:
     """
     if data is None:
         return _standard_library()
+    if not os.fspath(data).strip():
+        raise UsageError(f"{os.fspath(data)!r} names no text; legal is a file of UTF-8 text, or a folder of such files")
     path = Path(data)
     if path.is_file():
         return _filled(Corpus(f"'{path}'", path.parent, (path,)))

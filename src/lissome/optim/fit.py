@@ -362,7 +362,7 @@ class _Run:
     def broken(self, what: str, step: int) -> RunError:
         mover = self.stepper.movers[0]
         rate = "" if mover.lr is None else f", lr {mover.optimizer.param_groups[0]['lr']:.3g}"
-        cure = "float64" if mover.lr is None else "a smaller lr or float64"
+        cure = "float64" if mover.lr is None else "a smaller learning rate or float64"
         who = type(mover.optimizer).__name__
         return RunError(f"{what} is not finite after {step} steps ({who}{rate}); {self.kept()}: try {cure}")
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lissome._errors import RunError
+from lissome._errors import RunError, UsageError
 from lissome._files import legal, reason, write
 
 
@@ -25,7 +25,8 @@ class Journal:
         """Begin with the file's rows up to a step; None begins with none and clears the file.
 
         Raises:
-            RunError: the file cannot be written.
+            UsageError: the file is not UTF-8.
+            RunError: it cannot be written.
         """
         if self.path is None:
             return
@@ -60,12 +61,19 @@ class Journal:
 def read(path: Path) -> list[dict[str, Any]]:
     """Return the whole rows of a file; a line that a killed process left unfinished is passed over.
 
+    Raises:
+        UsageError: the file is not UTF-8.
+
     >>> read(Path("nowhere.jsonl"))
     []
     """
     rows = []
     if path.exists():
-        for line in path.read_text().splitlines():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"'{path}' is not UTF-8 text (byte {error.start}); it is damaged: put it back") from error
+        for line in text.splitlines():
             try:
                 row = json.loads(line)
             except ValueError:

@@ -21,6 +21,7 @@ from torch import Tensor
 from lissome._errors import RunError, UsageError
 from lissome._files import reason, write, write_json
 from lissome._version import __version__
+from lissome.recipes.lock import LOCK, locked
 from lissome.recipes.settings import dump, load
 from lissome.report.read import read_json
 
@@ -33,7 +34,7 @@ def claimed(out: Path, settings: BaseModel, *, resume: bool = False, free: Colle
     """Make a directory for a run, with its settings and environment, for what happens inside the `with`.
 
     If that finds that something was asked wrongly before it kept anything, what was made here is removed again, so
-    that the next try does not hear that the directory exists.
+    that the next try does not hear that the directory exists. Meanwhile no other process may claim the directory.
 
     Args:
         out: the directory.
@@ -42,17 +43,27 @@ def claimed(out: Path, settings: BaseModel, *, resume: bool = False, free: Colle
         free: settings that may be others then; steps and seconds unless told otherwise.
 
     Raises:
-        UsageError: it exists and holds something; or it is to be resumed and holds no run, or one of other settings.
+        UsageError: it exists and holds something; it is to be resumed and holds no run, or one of other settings; or
+            another process writes it.
         RunError: it cannot be written.
     """
-    made, before = list[Path](), dict[Path, bytes]()
+    made = list[Path]() if resume else _make(out)
+    if resume:
+        _check_same(out, settings, free)
+    with locked(out):
+        yield from _begun(out, settings, resume, free, made)
+
+
+def _begun(out: Path, settings: BaseModel, resume: bool, free: Collection[str], made: list[Path]) -> Iterator[None]:
+    before = dict[Path, bytes]()
     summary, kept = out / "summary.json", out / "settings.yaml"
     if resume:
         old = _check_same(out, settings, free)
         before = {path: path.read_bytes() for path in (summary, kept) if path.is_file()}
         summary.unlink(missing_ok=True)  # it would speak of other weights than those of the next checkpoint
     else:
-        old, made = None, _make(out)
+        old = None
+        _check_empty(out)  # another process may have begun there meanwhile
     if old != settings:
         write(kept, dump(settings))
     if not (out / "environment.json").is_file():
@@ -60,6 +71,8 @@ def claimed(out: Path, settings: BaseModel, *, resume: bool = False, free: Colle
     try:
         yield
     except UsageError:
+        if summary.is_file():  # what is wrong came to light after all was kept
+            raise
         for path, content in before.items():
             write(path, content)
         if not resume:
@@ -87,13 +100,17 @@ def finished(out: Path, settings: BaseModel) -> bool:
 def _make(out: Path) -> list[Path]:
     """Make a directory and those above it; return those that were made, the innermost first."""
     try:
-        if out.exists() and (not out.is_dir() or _visible(out)):
-            raise UsageError(f"'{out}' exists; name another directory by --out, or go on with it by --resume")
+        _check_empty(out)
         made = [place for place in (out, *out.parents) if not place.exists()]
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"'{out}' cannot be made: {reason(error)}") from error
     return made
+
+
+def _check_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or _visible(out)):
+        raise UsageError(f"'{out}' exists; name another directory by --out, or go on with it by --resume")
 
 
 def _undo(out: Path, made: Iterable[Path]) -> None:
@@ -102,14 +119,16 @@ def _undo(out: Path, made: Iterable[Path]) -> None:
     if all(path.name in OURS or (path.is_file() and not path.stat().st_size) for path in left):
         for path in left:
             path.unlink(missing_ok=True)
+        (out / LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty, or not ours to remove
             for place in made:
                 place.rmdir()
 
 
 def _visible(out: Path) -> list[Path]:
-    """Return what is in a directory, without the unfinished files of a writer that was killed."""
-    return [path for path in out.iterdir() if not (path.name.startswith(".") and path.name.endswith(".part"))]
+    """Return what is in a directory, without its lock and the unfinished files of a writer that was killed."""
+    unfinished = set(out.glob(".*.part"))
+    return [path for path in out.iterdir() if path.name != LOCK and path not in unfinished]
 
 
 def _check_same(out: Path, settings: BaseModel, free: Collection[str]) -> BaseModel:

@@ -164,7 +164,7 @@ def _draw(settings: ReplicateSettings, rows: Sequence[Row], out: Path, cells: in
         f"<h1>{escape(paper.title)}</h1>",
         f'<p class="lead">Replication of arXiv {paper.arxiv}: {len(rows)} of {cells} runs.</p>',
         note,
-        f'<ul class="verdicts">{"".join(map(_verdict, claims))}</ul>',
+        _verdicts(settings, claims),
         gallery(drawn),
         *(f"<h2>{escape(sheet.title)}</h2>\n{sheet.html()}" for sheet in sheets),
         "<h2>How it was made</h2>",
@@ -175,6 +175,20 @@ def _draw(settings: ReplicateSettings, rows: Sequence[Row], out: Path, cells: in
         "<footer>Written by Lissome; the same numbers are in results.json, tables.md and cells.jsonl.</footer>",
     ]
     write(out / "index.html", document(paper.title, "\n".join(part for part in body if part)))
+
+
+def _verdicts(settings: ReplicateSettings, claims: Sequence[Claim]) -> str:
+    """List the claims; those that were not measured are folded below one line that says what measures them."""
+    left = [claim for claim in claims if claim.verdict == "not measured"]
+    told = "".join(_verdict(claim) for claim in claims if claim not in left)
+    body = [f'<ul class="verdicts">{told}</ul>'] if told else []
+    if left:
+        quick = " by so quick a look" if settings.quick else ""
+        command = f"lissome replicate {settings.paper}"
+        cure = f"; <code>{command} --out DIR</code> measures them" if quick else ""
+        body.append(f'<p class="note">{len(left)} of {len(claims)} claims were not measured{quick}{cure}.</p>')
+        body.append(details("Claims not measured", f'<ul class="verdicts">{"".join(map(_verdict, left))}</ul>'))
+    return "\n".join(body)
 
 
 def _verdict(claim: Claim) -> str:

@@ -21,6 +21,7 @@ from lissome.report.language_files import (
     Lengths,
     Maps,
     Shares,
+    kept_step,
     read_gradients,
     read_lengths,
     read_maps,
@@ -33,7 +34,18 @@ from lissome.report.run_page import run_page
 
 STAGES = ("validity", "position", "refine", "normalize")
 USUAL = {"none", None}
-TOLD = {"kind", "trained", "seconds", "steps", "loss", "validation_loss", "perplexity", "bits_per_byte", "finished"}
+TOLD = {
+    "kind",
+    "trained",
+    "seconds",
+    "steps",
+    "loss",
+    "validation_loss",
+    "perplexity",
+    "bits_per_byte",
+    "checkpoint",
+    "finished",
+}
 
 
 def language_page(directory: str | Path) -> Path:
@@ -71,6 +83,8 @@ def language_row(run: Run) -> Row:
     text = read_json(run.path / TEXT)
     model = run.settings.get("model")
     told = {name: run.settings[name] for name in ("length", "batch") if name in run.settings}
+    if (kept := kept_step(run.path)) is not None and kept > (row.get("steps") or 0):
+        told["checkpoint"] = kept
     told |= {"kind": "lm", "data": text.get("name"), "stages": stages(model if isinstance(model, dict) else {})}
     return {key: value for key, value in row.items() if key not in ("parameters", "family", "method")} | told
 
@@ -111,15 +125,17 @@ def heading(row: Row) -> str:
 def lead(row: Row) -> str:
     """Say in one sentence what came out."""
     nats = finite(row, "validation_loss")
+    kept = finite(row, "checkpoint")
+    later = "" if kept is None else f" The last checkpoint is of step {count(kept)}, which is not evaluated yet."
     if nats is None:
-        return "There is no evaluation with a finite loss yet."
+        return f"There is no evaluation with a finite loss yet.{later}"
     bits = finite(row, "bits_per_byte")
     told = "" if bits is None else f" ({decimal(bits)} bits per byte)"
     text = f" of {row['data']}" if row.get("data") else ""
     took = f"after {count(finite(row, 'steps'))} steps and {seconds(finite(row, 'seconds'))} s"
     numbers = finite(row, "trained")
     with_ = "" if numbers is None else f", with {count(numbers)} trained numbers"
-    return f"Perplexity {decimal(finite(row, 'perplexity'))}{told} on the held-out part{text}, {took}{with_}."
+    return f"Perplexity {decimal(finite(row, 'perplexity'))}{told} on the held-out part{text}, {took}{with_}.{later}"
 
 
 def decimal(value: float | None) -> str:

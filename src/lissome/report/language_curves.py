@@ -92,6 +92,7 @@ def by_length(
         return None
     drawn, axes = blank(BROAD, 3.6) if broad else blank()
     ticks = sorted({float(length) for _, lengths in found for length in lengths.length})
+    known = sorted({lengths.trained for _, lengths in found if lengths.trained})
     for label, lengths in found:
         style = styles[label]
         axes.fill_between(lengths.length, lengths.low, lengths.high, color=style.colour, alpha=0.18, linewidth=0)
@@ -108,10 +109,11 @@ def by_length(
     axes.set_xscale("log", base=2)
     positive(axes)
     if len(ticks) == 1:
-        axes.set_xlim(ticks[0] / 2, ticks[0] * 2)
+        seen = [*ticks, *known]  # a line outside the axes would leave them no room
+        axes.set_xlim(min(seen) / 2, max(seen) * 2)
     axes.set_xticks(_apart(ticks, axes, broad), labels=[count(tick) for tick in _apart(ticks, axes, broad)])
     axes.xaxis.set_minor_locator(NullLocator())
-    for trained in sorted({lengths.trained for _, lengths in found if lengths.trained}):
+    for trained in known:
         _line(axes, trained, "training length")
     axes.set(xlabel="tokens read", ylabel="perplexity")
     if len(found) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,6 +98,15 @@ def check_begun(path: Path) -> None:
         f"'{path}' was stopped before its text was read and its model made: `lissome lm train --resume --out {path}` "
         "goes on"
     )
+
+
+def kept_step(path: Path) -> int | None:
+    """Return after how many steps the last checkpoint of a run was written; None if there is none that tells it."""
+    try:
+        told = dict(json.loads((path / "checkpoint" / "state.json").read_bytes())["dict"])
+        return int(told["step"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 def read_lengths(path: Path) -> Lengths | None:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from lissome._errors import UsageError
+from lissome._files import reason
 from lissome.language import Vocabulary
 from lissome.models import Decoder, DecoderShape
 from lissome.models.stored import filled
@@ -16,7 +19,7 @@ from lissome.optim import checkpoint
 from lissome.recipes.language.settings import LanguageSettings
 from lissome.recipes.language.source import kept_vocabulary
 from lissome.recipes.settings import load
-from lissome.report.language_files import SHAPE, TEXT, check_begun, is_language
+from lissome.report.language_files import SHAPE, TEXT, check_begun, is_language, kept_step
 from lissome.report.read import read_json
 
 
@@ -30,7 +33,7 @@ class Trained:
         text: what is known of its text, as in `text.json`.
         vocabulary: what the model reads and writes.
         model: with the weights of the last checkpoint, ready to evaluate.
-        steps: that these weights were trained for.
+        steps: that these weights were trained for; None if the checkpoint does not tell it any more.
     """
 
     path: Path
@@ -38,7 +41,7 @@ class Trained:
     text: dict[str, Any]
     vocabulary: Vocabulary
     model: Decoder
-    steps: int
+    steps: int | None
 
 
 def load_trained(run: str | Path, device: torch.device | str = "cpu") -> Trained:
@@ -56,13 +59,29 @@ def load_trained(run: str | Path, device: torch.device | str = "cpu") -> Trained
     place = run / "checkpoint"
     if not checkpoint.exists(place):
         raise UsageError(f"'{run}' holds no checkpoint; `lissome lm train --resume --out {run}` goes on to one")
-    kept = checkpoint.read(place)
+    weights = read_weights(place / checkpoint.MODEL)
     try:
         shape = DecoderShape(**read_json(run / SHAPE))
     except TypeError as error:
         raise UsageError(f"'{run / SHAPE}' is no shape of a decoder: {error}") from error
-    model = filled(Decoder(shape), kept.model, str(place))
-    return Trained(run, settings, text, vocabulary, model.to(device), int(kept.state["step"]))
+    model = filled(Decoder(shape), weights, str(place))
+    return Trained(run, settings, text, vocabulary, model.to(device), kept_step(run))
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint; how it goes on with training is not asked.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"the weights '{path}' cannot be read ({reason(error)}); put them back, or train anew"
+        ) from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UsageError(f"the weights '{path}' are damaged ({error}); put them back, or train anew") from error
 
 
 def check_language(run: Path) -> None:
@@ -71,6 +90,8 @@ def check_language(run: Path) -> None:
     Raises:
         UsageError: there is no such directory, or it holds something else.
     """
+    if run.is_file():
+        raise UsageError(f"'{run}' is a file; legal is the directory of a run of `lissome lm train`")
     if not run.is_dir():
         raise UsageError(f"there is no run directory '{run}'")
     check_begun(run)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lissome import report
+from lissome._errors import UsageError
 from lissome._files import write_json
 from lissome.attention.attend import LARGEST
 from lissome.attention.backends.tiled import PAIRS
@@ -20,7 +21,7 @@ from lissome.language import perplexity_by_length, read_corpus, split_tokens, wr
 from lissome.language.perplexity import SCORED, WINDOWS
 from lissome.models import Decoder
 from lissome.recipes.language.archive import Trained, load_trained
-from lissome.recipes.language.source import opened
+from lissome.recipes.language.source import Source, opened
 from lissome.recipes.training import device_of
 from lissome.report.language_files import LENGTHS
 
@@ -55,10 +56,10 @@ def evaluate_language(
             fit into memory.
     """
     trained = load_trained(run, device_of(device))
-    wanted = [times * trained.settings.length for times in TIMES] if lengths is None else list(lengths)
+    wanted = [times * trained.settings.length for times in TIMES] if lengths is None else list(dict.fromkeys(lengths))
     begun = time.perf_counter()
     if data is None:
-        tokens = split_tokens(opened(trained.path).tokens.ids, trained.settings.held)[1]
+        tokens = split_tokens(_own(trained).tokens.ids, trained.settings.held)[1]
         found = _measured(trained, tokens, wanted, windows, scored)
     else:
         corpus = read_corpus(data)
@@ -77,6 +78,14 @@ def evaluate_language(
     write_json(trained.path / LENGTHS, told)
     report.language_page(trained.path)
     return told
+
+
+def _own(trained: Trained) -> Source:
+    """Return the text of a run; where it is gone, say that another may be given."""
+    try:
+        return opened(trained.path)
+    except UsageError as error:
+        raise UsageError(f"{error}; or --data names another text to measure on") from error
 
 
 def bytes_of(model: Decoder, length: int, scored: int) -> float:

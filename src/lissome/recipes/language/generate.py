@@ -15,9 +15,11 @@ from lissome._errors import UsageError
 from lissome.language import Vocabulary
 from lissome.models.generation import generate, streamed
 from lissome.recipes.language.archive import load_trained
+from lissome.recipes.language.settings import LARGEST_SEED
 from lissome.recipes.training import device_of
 
 TOKENS = 200
+LARGEST = 10**9  # tokens that are asked for
 
 
 def generate_text(
@@ -51,6 +53,9 @@ def generate_text(
     Raises:
         UsageError: no such run or no checkpoint, a prompt that cannot be gone on with, or a value out of its range.
     """
+    for name, value, most in (("tokens", tokens, LARGEST), ("seed", seed, LARGEST_SEED)):
+        if not 0 <= value <= most:
+            raise UsageError(f"{name} is {value}; legal are whole numbers from 0 to {most}")
     trained = load_trained(run, device_of(device))
     vocabulary = trained.vocabulary
     ids = prompt_ids(vocabulary, prompt)

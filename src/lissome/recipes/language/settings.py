@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+import yaml
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lissome._errors import UsageError, unknown
 from lissome.recipes.settings import Strict
@@ -17,6 +19,9 @@ PRECISIONS = ("no", "bf16", "fp16")
 VOCABULARIES = ("bytes", "bpe")
 Schedule = Literal["constant", "cosine", "exponential"]
 SCHEDULES = get_args(Schedule)
+BPE_SIZE = 4096
+LAST = ("model", "training", "seed", "device", "precision")  # keys at the end of the settings that a run keeps
+LARGEST_SEED = 2**63 - 1
 STEPS = 500  # where neither steps nor seconds are said
 QUICK = {
     "length": 64,
@@ -99,7 +104,7 @@ class LanguageSettings(Strict):
         default=None, description="a file of text or a folder of them; null is the source of Python's standard library"
     )
     vocabulary: str = Field(default="bytes", description="bytes, bpe (trained on the text), or a saved one's file")
-    vocabulary_size: int = Field(default=4096, ge=1, description="of bpe")
+    vocabulary_size: int = Field(default=BPE_SIZE, ge=1, description="of bpe")
     tokens: str | None = Field(
         default=None, description="a folder that keeps encoded texts for other runs too; null keeps them in the run"
     )
@@ -109,7 +114,7 @@ class LanguageSettings(Strict):
     scored: int = Field(default=1 << 14, ge=1, description="held-out tokens of an evaluation, at most")
     model: ModelSettings = ModelSettings()
     training: LanguageTraining = Field(default_factory=lambda: LanguageTraining.model_validate({}))
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     device: str = "auto"
     precision: str = Field(default="no", description=f"{', '.join(PRECISIONS)}: mixed precision")
 
@@ -120,6 +125,13 @@ class LanguageSettings(Strict):
             raise ValueError(str(unknown("precision", precision, PRECISIONS)))
         return precision
 
+    @field_validator("data", "tokens")
+    @classmethod
+    def _named(cls, path: str | None) -> str | None:
+        if path is not None and not path.strip():
+            raise ValueError(f"{path!r} is no name; legal is that of a file or folder, or null")
+        return path
+
     @field_validator("vocabulary")
     @classmethod
     def _kind(cls, vocabulary: str) -> str:
@@ -129,10 +141,39 @@ class LanguageSettings(Strict):
             raise ValueError(str(unknown("vocabulary", vocabulary, legal)))
         return vocabulary
 
+    @field_validator("vocabulary_size")
+    @classmethod
+    def _heeded(cls, size: int, info: ValidationInfo) -> int:
+        """Refuse a size that nothing would heed."""
+        kind = info.data.get("vocabulary", "bpe")
+        if kind != "bpe" and size != BPE_SIZE:
+            raise ValueError(f"{size} is of no use with vocabulary '{kind}'; take bpe, or leave the size out")
+        return size
+
     @property
     def rate(self) -> float:
         """The learning rate at its height."""
         return RATES[self.model.preset] if self.training.rate is None else self.training.rate
+
+
+def check_kept(out: Path) -> None:
+    """Refuse to go on with settings that are damaged, or of a run of another kind.
+
+    Raises:
+        UsageError: they are.
+    """
+    path, cure = out / "settings.yaml", "put it back from a copy, or begin anew in another directory"
+    try:
+        text = path.read_text(encoding="utf-8")
+        kept = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"'{path}' is damaged: it is no YAML any more; {cure}") from error
+    if not isinstance(kept, dict) or not text.endswith("\n"):
+        raise UsageError(f"'{path}' is damaged: it is empty or cut off; {cure}")
+    if "scored" not in kept and (foreign := kept.keys() - LanguageSettings.model_fields.keys()):
+        raise UsageError(f"'{out}' is no run of `lissome lm train`: its settings have '{min(foreign, key=str)}'")
+    if lacking := [key for key in LAST if key not in kept]:
+        raise UsageError(f"'{path}' is damaged: it holds no '{lacking[0]}'; {cure}")
 
 
 def read_lengths(text: str) -> list[int]:
@@ -146,7 +187,9 @@ def read_lengths(text: str) -> list[int]:
     """
     found = []
     for word in text.split(","):
-        if not word.strip().isdecimal() or int(word) < 1:
+        if not word.strip():
+            raise UsageError(f"--lengths takes whole numbers with commas, such as 128,256; '{text}' lacks one of them")
+        if not word.strip().isdecimal() or len(word) > 18 or int(word) < 1:
             raise UsageError(f"--lengths takes whole numbers with commas, such as 128,256; '{word.strip()}' is none")
         found.append(int(word))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from lissome._errors import UsageError
-from lissome._files import write_json
+from lissome._files import reason, write_json
 from lissome.language import (
     Bpe,
     Bytes,
@@ -121,7 +122,7 @@ def undone(out: Path, *others: str, resume: bool) -> Iterator[None]:
     try:
         yield
     except UsageError:
-        if not resume:
+        if not resume and not (out / "summary.json").is_file():
             for name in (TEXT, VOCABULARY, TOKENS, f"{TOKENS}.json", *others):
                 (out / name).unlink(missing_ok=True)
         raise
@@ -141,4 +142,12 @@ def _new_vocabulary(out: Path, corpus: Corpus, settings: LanguageSettings) -> Vo
 def _place(out: Path, settings: LanguageSettings, corpus: Corpus, vocabulary: Vocabulary) -> Path:
     if settings.tokens is None:
         return out / TOKENS
-    return Path(settings.tokens) / f"{corpus.sources[:16]}-{vocabulary.digest[:16]}.bin"
+    folder = Path(settings.tokens)
+    legal = "tokens takes a folder that can be written, or null"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder '{folder}' cannot be made ({reason(error)}); {legal}") from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"the folder '{folder}' cannot be written; {legal}")
+    return folder / f"{corpus.sources[:16]}-{vocabulary.digest[:16]}.bin"

@@ -6,12 +6,14 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from lissome import report
-from lissome._errors import Interrupted
+from lissome._errors import Interrupted, UsageError
 from lissome._files import write_json
 from lissome.language import Text, split_tokens
+from lissome.language.memory import available_memory
 from lissome.optim import Budget, Result, checkpoint, fit, keep_memory
 from lissome.optim.machine import accelerator
 from lissome.recipes import directory
@@ -24,7 +26,7 @@ from lissome.recipes.language.separators import SHORTEST, separators
 from lissome.recipes.language.settings import FREE, LanguageSettings
 from lissome.recipes.language.source import lasting, opened, prepare, undone
 from lissome.recipes.training import count, device_of, trained_of
-from lissome.report.language_files import SHAPE
+from lissome.report.language_files import SHAPE, kept_step
 
 LOOKED_AT = 48  # characters of a sentence that the page shows attention on
 LEAST = 20
@@ -58,15 +60,38 @@ def train_language(
         with contextlib.ExitStack() as until:
 
             def begin() -> None:
+                if resume:
+                    _check_more(out, settings)
                 until.enter_context(directory.claimed(out, settings, resume=resume, free=FREE))
                 until.enter_context(undone(out, SHAPE, resume=resume))
                 prepare(out, settings, resume=resume, progress=progress)
 
             lead(machine, begin)
             result, text = _train(settings, out, machine, resume, progress)
+            return _finish(out, settings, text, result) if machine.is_main_process else None
     except Interrupted as error:
         raise Interrupted(f"{error}: `lissome lm train --resume --out {out}`") from error
-    return _finish(out, settings, text, result) if machine.is_main_process else None
+
+
+def _check_more(out: Path, settings: LanguageSettings) -> None:
+    steps, step = settings.training.steps, kept_step(out)
+    if steps is not None and step is not None and steps < step:
+        raise UsageError(
+            f"training.steps is {steps:,}, and the run '{out}' is already at step {step:,}; legal are more"
+        )
+
+
+def _check_batch(settings: LanguageSettings, vocabulary: int, device: torch.device, processes: int) -> None:
+    """Refuse a batch whose tokens and logits alone do not fit into memory."""
+    room, T = available_memory(device), settings.length
+    width = 4.0 if settings.precision == "no" else 2.0
+    tokens, logits = 8.0 * (T + 1), width * T * vocabulary / settings.training.accumulate / processes  # bytes of a row
+    if room is not None and settings.batch * (tokens + logits) > room:
+        most = int(room / (tokens + logits))
+        raise UsageError(
+            f"batch {settings.batch:,} needs more than {settings.batch * (tokens + logits) / 2**30:,.0f} GiB and "
+            f"{room / 2**30:,.1f} GiB of memory are left; legal is less than {most:,}"
+        )
 
 
 def _train(
@@ -75,10 +100,12 @@ def _train(
     source, training = opened(out), settings.training
     learnt, held = split_tokens(source.tokens.ids, settings.held)
     text = Text(learnt, held, length=settings.length, vocabulary=source.vocabulary, scored=settings.scored)
+    device = machine.device if machine.num_processes > 1 else device_of(settings.device)
+    _check_batch(settings, source.vocabulary.size, device, machine.num_processes)
     model = new_model(shape_of(settings, source.vocabulary.size), settings.seed)
     if machine.is_main_process:
         write_json(out / SHAPE, model.shape.told())
-    model.to(machine.device if machine.num_processes > 1 else device_of(settings.device))
+    model.to(device)
     trained = trained_of(model)
     result = fit(
         model,
