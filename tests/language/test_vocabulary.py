@@ -111,8 +111,8 @@ def test_another_vocabulary_is_refused_by_both_names():
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda: Bpe.train(TEXTS, 256), "size is 256; legal are whole numbers of at least 257$"),
-        (lambda: Bpe.train(TEXTS, 255, end=None), "size is 255; legal are whole numbers of at least 256$"),
+        (lambda: Bpe.train(TEXTS, 256), "size is 256; legal are whole numbers from 257 to 4,194,304$"),
+        (lambda: Bpe.train(TEXTS, 255, end=None), "size is 255; legal are whole numbers from 256 to 4,194,304$"),
         (lambda: Bpe.train(["aaaa"], 900), "size is 900, and the text has pairs for 259; legal are 257 to 259"),
         (lambda: BPE.decode([3, 290]), "id 290 is none of the vocabulary's; legal are 0 to 289"),
         (lambda: Bytes().decode([-1]), "id -1 is none of the vocabulary's; legal are 0 to 255"),
