@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "lissome"
-UNDERSCORE = {"_door", "_files", "_types", "_errors", "_vector", "_version", "_weights"}
+UNDERSCORE = {"_checks", "_door", "_files", "_types", "_errors", "_vector", "_version", "_weights"}
 BELOW = {
+    "_checks": {"_errors"},
     "_door": set(),
     "_version": set(),
     "_errors": set(),

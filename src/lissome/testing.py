@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lissome._checks import check_function, check_kind, check_whole, refuse
 from lissome._errors import UsageError, unknown
 from lissome.attention import Attention, Frame, GrowingCache, stages
 from lissome.attention.backends import naive, tiled
-from lissome.attention.checks import check_function, check_kind, check_whole, refuse
 
 ALLOWED = 1e-9  # between two ways to the same numbers in float64
 ALLOWED_SLOPES = 1e-5  # between a gradient and its finite difference

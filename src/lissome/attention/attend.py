@@ -6,9 +6,9 @@ import math
 
 from torch import Tensor
 
+from lissome._checks import check_kind, check_number
 from lissome._errors import UsageError, unknown
 from lissome.attention.backends import naive, sdpa, tiled
-from lissome.attention.checks import check_kind, check_number
 from lissome.attention.frame import Frame
 from lissome.attention.recipe import Attention
 from lissome.attention.rotary import Rotary

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lissome._checks import check_whole
 from lissome._errors import unknown
-from lissome.attention.checks import check_whole
 from lissome.attention.frame import Frame
 
 LEAST = 1e-2  # Kerple's numbers stay above it, as in the published code

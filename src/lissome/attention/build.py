@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from torch import nn
 
+from lissome._checks import check_whole
 from lissome._errors import UsageError
 from lissome.attention.bias import Alibi, Fire, Kerple
-from lissome.attention.checks import check_whole
 from lissome.attention.normalize import SelfAdjust, softmax
 from lissome.attention.notation import made, rule
 from lissome.attention.recipe import Attention

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lissome._checks import check_columns, check_whole
 from lissome._errors import UsageError
-from lissome.attention.checks import check_columns, check_whole
 from lissome.attention.frame import Frame, positions
 
 

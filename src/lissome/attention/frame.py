@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lissome._checks import check_columns, check_whole
 from lissome._errors import UsageError
-from lissome.attention.checks import check_columns, check_whole
 
 
 @dataclass(frozen=True)

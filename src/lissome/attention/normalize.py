@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lissome.attention.checks import check_flag, refuse
+from lissome._checks import check_flag, refuse
 
 EPS = 1e-6
 VARIANTS = (1, 2, 3, 4)

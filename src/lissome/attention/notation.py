@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from lissome._checks import refuse
 from lissome._errors import UsageError, unknown
 from lissome.attention import validity
-from lissome.attention.checks import refuse
 from lissome.attention.validity import Validity
 
 Value = int | float | str | bool

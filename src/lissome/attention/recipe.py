@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from lissome.attention.checks import check_kind, refuse
+from lissome._checks import check_kind, refuse
 from lissome.attention.normalize import softmax
 from lissome.attention.validity import RULE, Validity, causal
 

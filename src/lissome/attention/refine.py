@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lissome._checks import check_flag, check_whole, refuse
 from lissome._errors import UsageError, unknown
-from lissome.attention.checks import check_flag, check_whole, refuse
 
 FORMS = ("residual", "plain", "sum")
 HIDDEN = ("masked", "published")

@@ -7,8 +7,8 @@ import sys
 import torch
 from torch import Tensor, nn
 
+from lissome._checks import check_number, check_whole
 from lissome._errors import UsageError
-from lissome.attention.checks import check_number, check_whole
 
 BASE = 10_000.0  # arXiv 2104.09864, section 3.3
 MOST = sys.float_info.max

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor
 
-from lissome.attention.checks import check_flag, check_kind, check_whole, refuse
+from lissome._checks import check_flag, check_kind, check_whole, refuse
 from lissome.attention.frame import Frame
 
 See = Callable[[Frame], Tensor]

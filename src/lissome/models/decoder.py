@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lissome._checks import check_columns, check_function, check_kind, check_whole
 from lissome._errors import UsageError
 from lissome.attention import Attention, Frame, GrowingCache, Stages, attend, attention, stages
-from lissome.attention.checks import check_columns, check_function, check_kind, check_whole
 from lissome.models.shape import DecoderShape
 
 EPS = 1e-5  # of the norms

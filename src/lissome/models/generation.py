@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator
 import torch
 from torch import Tensor
 
+from lissome._checks import check_columns, check_kind, check_number, check_whole, refuse
 from lissome._errors import UsageError
 from lissome.attention import GrowingCache
-from lissome.attention.checks import check_columns, check_kind, check_number, check_whole, refuse
 from lissome.models.decoder import Decoder
 from lissome.models.shape import DecoderShape
 

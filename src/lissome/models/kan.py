@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lissome._checks import is_whole
 from lissome._errors import UsageError
 from lissome.adapt import Tucker, slim
 from lissome.adapt.mixture import mixed
 from lissome.models.bases import Basis, basis
 from lissome.models.inputs import scale_by, shift_by
-from lissome.models.sizes import check_whole, each_of, is_whole
+from lissome.models.sizes import check_whole, each_of
 
 SMALL = 0.15  # splines at the start, of what keeps the variance: at 1 a network fails on its own task
 SILU_SQUARE = 0.094  # mean square of silu on [-1, 1]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lissome._checks import check_flag, check_kind, check_number
 from lissome._errors import UsageError, unknown
 from lissome.attention.build import NORMALIZERS, POSITIONS, REFINEMENTS
-from lissome.attention.checks import check_flag, check_kind, check_number
 from lissome.attention.notation import RULES
 
 FEEDS = ("swiglu", "gelu")

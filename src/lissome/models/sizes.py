@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Integral
 from typing import Any
 
+from lissome._checks import is_whole
 from lissome._errors import UsageError
-
-
-def is_whole(number: object) -> bool:
-    """Say whether a number is whole by its kind; True and 2.0 are not.
-
-    >>> is_whole(2), is_whole(2.0), is_whole("2")
-    (True, False, False)
-    """
-    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def each_of(sizes: object, times: int) -> list[Any]:

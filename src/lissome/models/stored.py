@@ -12,11 +12,11 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from lissome._checks import check_path, refuse
 from lissome._errors import UsageError, unknown
 from lissome._files import reason, write, write_json
 from lissome._weights import check_weights
 from lissome.attention import Attention
-from lissome.attention.checks import check_path, refuse
 from lissome.models.decoder import Decoder, check_recipe
 from lissome.models.shape import DecoderShape
 

@@ -26,6 +26,16 @@ def refuse(what: str, value: object, legal: str) -> UsageError:
     return UsageError(f"{what} is {shown}; legal {legal}")
 
 
+def is_whole(number: object) -> bool:
+    """Say whether a number is whole by its kind; True and 2.0 are not.
+
+    >>> is_whole(2), is_whole(2.0), is_whole("2")
+    (True, False, False)
+    """
+    # a compiler that leaves sizes open has numbers of its own
+    return isinstance(number, Integral | torch.SymInt) and not isinstance(number, bool)
+
+
 def check_whole(what: str, number: object, least: int = 1, most: int | None = None) -> None:
     """Refuse what is no whole number from least to most.
 
@@ -34,9 +44,7 @@ def check_whole(what: str, number: object, least: int = 1, most: int | None = No
 
     >>> check_whole("width", 3)
     """
-    # a compiler that leaves sizes open has numbers of its own
-    whole = isinstance(number, Integral | torch.SymInt) and not isinstance(number, bool)
-    if not whole or number < least or (most is not None and number > most):  # type: ignore[operator]
+    if not is_whole(number) or number < least or (most is not None and number > most):  # type: ignore[operator]
         upto = f"{least} and more" if most is None else f"{least} to {most}"
         raise refuse(what, number, f"are whole numbers, {upto}")
 
