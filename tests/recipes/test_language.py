@@ -160,6 +160,19 @@ def test_what_is_written_is_read_aloud_on_the_way(text, tmp_path):
     assert stopped["tokens"] < 20
 
 
+def test_pieces_are_the_text_to_its_last_character(text, tmp_path):
+    """A model that knows nothing writes bytes that are no text: some of these end in the middle of a character."""
+    train_language(asked(data=text), tmp_path / "run", progress=False)
+    ends = set[str]()
+    for seed in range(12):
+        pieces = list[str]()
+        run = tmp_path / "run"
+        found = generate_text(run, "the", tokens=3, temperature=5, seed=seed, on_piece=pieces.append)
+        assert "".join(pieces) == found["text"]
+        ends.add(found["text"][-1:])
+    assert "\ufffd" in ends
+
+
 def test_tokens_are_written_once_and_mended(text, tmp_path):
     out, settings = tmp_path / "run", asked(data=text)
     prepare(out, settings)

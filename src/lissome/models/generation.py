@@ -100,7 +100,8 @@ def draw(
         logits = logits.masked_fill(logits < least, -math.inf)
     if top_p is not None and top_p < 1:
         sorted_logits, places = logits.sort(-1, descending=True)
-        before = sorted_logits.softmax(-1).cumsum(-1) - sorted_logits.softmax(-1)
+        share = sorted_logits.softmax(-1)
+        before = share.cumsum(-1) - share
         logits = logits.masked_fill((before >= top_p).gather(-1, places.argsort(-1)), -math.inf)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 

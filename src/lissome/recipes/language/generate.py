@@ -62,17 +62,18 @@ def generate_text(
     pieces = streamed(lambda ids: vocabulary.decode(ids))
     next(pieces)
     written = list[int]()
-    ended = False
+    ended = enough = False
 
     def note(column: torch.Tensor) -> bool:
-        nonlocal ended
+        nonlocal ended, enough
         token = int(column[0])
         ended = token == vocabulary.end
         if ended:
             return True
         written.append(token)
         piece = pieces.send(token)
-        return bool(piece and on_piece is not None and on_piece(piece))
+        enough = bool(piece and on_piece is not None and on_piece(piece))
+        return enough
 
     begun = time.perf_counter()
     generate(
@@ -85,6 +86,8 @@ def generate_text(
         generator=torch.Generator().manual_seed(seed),
         on_token=note,
     )
+    if on_piece is not None and not enough and (rest := pieces.send(None)):
+        on_piece(rest)
     return {
         "prompt": prompt,
         "text": vocabulary.decode(written),
