@@ -159,6 +159,31 @@ def generate(
         typer.echo(f"{found['tokens']:,} tokens, {rate:,.0f} a second", err=True)
 
 
+@lm.command()
+def export(run: Run, out: Out, as_json: Json = False) -> None:
+    """Write a trained model as a folder of transformers, with its tokenizer."""
+    found = lissome.recipes.export_language(run, out)
+    if as_json:
+        return print_json(found)
+    say(f"{found['class']} of {found['numbers']:,} numbers, with its tokenizer: [bold]{escape(str(out))}[/bold]")
+
+
+@lm.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Local folder of a transformers model.")],
+    out: Out,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or file, if not beside the model; or the word bytes.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a run of a model of transformers, to be evaluated and to write."""
+    found = lissome.recipes.import_language(folder, out, tokens=tokenizer)
+    if as_json:
+        return print_json(found)
+    say(lissome.report.language_terminal(found), f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
+
+
 def _stream(text: str, waiting: list[str]) -> bool:
     """Print text at once; True if nobody reads it any more."""
     waiting.clear()

@@ -27,6 +27,7 @@ from lissome.recipes.language.settings import FREE, LanguageSettings
 from lissome.recipes.language.source import lasting, opened, prepare, undone
 from lissome.recipes.training import count, device_of, trained_of
 from lissome.report.language_files import SHAPE, kept_step
+from lissome.report.read import read_json
 
 LOOKED_AT = 48  # characters of a sentence that the page shows attention on
 LEAST = 20
@@ -74,6 +75,8 @@ def train_language(
 
 
 def _check_more(out: Path, settings: LanguageSettings) -> None:
+    if "imported" in read_json(out / "summary.json"):
+        raise UsageError(f"the run '{out}' was imported, and holds no training to go on with; legal is a new --out")
     steps, step = settings.training.steps, kept_step(out)
     if steps is not None and step is not None and steps < step:
         raise UsageError(
