@@ -18,7 +18,19 @@ from benchmarks.registry import Benchmark, Cell, DisagreementError
 from lissome.optim import keep_memory
 
 # a module is loaded when it is asked for: not every machine has every peer
-RACES = ("pde-step", "laplacian", "gauss-newton-step", "together", "ranks", "gates", "kan", "decoder", "dape")
+RACES = (
+    "pde-step",
+    "laplacian",
+    "gauss-newton-step",
+    "together",
+    "ranks",
+    "gates",
+    "kan",
+    "decoder",
+    "dape",
+    "self-adjust",
+    "gpu-attention",
+)
 TRIALS = (
     "records",
     "adaptation",
@@ -71,6 +83,8 @@ def run(benchmark: Benchmark, console: Console, *, quick: bool, again: bool) -> 
         if not quick:
             kept["cells"][cell.name] = found
             record.write(benchmark, kept)
+    if not (benchmark.cells or quick):
+        record.write(benchmark, kept)  # notes say why nothing could be measured here
     for note in benchmark.notes:
         console.print(f"- {note}")
     return refused

@@ -22,6 +22,7 @@ from lissome.attention import (
     everything,
     explain,
     stages,
+    window,
 )
 from lissome.attention.backends import naive, tiled
 
@@ -59,15 +60,16 @@ def test_a_bias_for_other_heads():
 def test_backends_by_name():
     with pytest.raises(UsageError, match="unknown backend 'tile'; legal are: auto, .*did you mean 'tiled'?"):
         attend(*drawn(2, 2, 2), Frame.full(5), Attention(), backend="tile")
-    with pytest.raises(UsageError, match="backend sdpa runs causal softmax without padding alone, not: everything"):
-        attend(*drawn(2, 2, 2), Frame.full(5), Attention(everything), backend="sdpa")
+    with pytest.raises(UsageError, match="backend sdpa cannot run this: it runs softmax without bias and ref"):
+        attend(*drawn(2, 2, 2), Frame.full(5), Attention(everything, Alibi(2)), backend="sdpa")
 
 
 def test_auto_takes_tiles_for_long_texts():
     q, k = torch.empty(1, 12, 2048, 1, device="meta"), torch.empty(1, 12, 2048, 1, device="meta")
     recipe = Attention(causal, Alibi(12))
-    assert explain(q, k, Frame.full(2048), recipe).endswith("by tiled")
-    assert explain(q[:, :, -1:], k, Frame.full(2048).rows(2047, 2048), recipe).endswith("by naive")
+    assert "; by tiled: 50,331,648 pairs are more than are held at once (" in explain(q, k, Frame.full(2048), recipe)
+    last = Frame.full(2048).rows(2047, 2048)
+    assert "; by naive: 24,576 pairs are held at once (not sdpa: " in explain(q[:, :, -1:], k, last, recipe)
 
 
 @pytest.mark.parametrize("backend", ["naive", "tiled"])
@@ -207,3 +209,41 @@ def test_tiles_have_the_gradient_at_the_parameters_of_a_functional_call():
         out = functional_call(layer, others, (q, k, v, backend)).square().sum()
         slopes[backend] = torch.autograd.grad(out, list(others.values()))
     torch.testing.assert_close(slopes["tiled"], slopes["naive"])
+
+
+def test_tiles_have_second_derivatives_and_serve_torch_func():
+    recipe, frame = Attention(causal, Kerple(2), Dape(2, kernel=3), SelfAdjust(4)).double(), Frame.full(5)
+    q, k, v = (x.double().requires_grad_() for x in drawn(2, 1, 1))
+
+    def bend(run):
+        (slope,) = torch.autograd.grad(run(q).square().sum(), q, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), [q, k, v, *recipe.parameters()])
+
+    def run(way, q, **settings):
+        return way.attend(q, k, v, frame, recipe, **settings)
+
+    for one, other in zip(bend(partial(run, tiled, tile=2)), bend(partial(run, naive)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    by_func = [torch.func.grad(lambda q, way=way: run(way, q).square().sum())(q) for way in (tiled, naive)]
+    torch.testing.assert_close(*by_func)
+
+
+def test_tiles_skip_what_a_window_hides():
+    """Keys that no query of a tile may reach are not read: NaN there would spread by any product."""
+    recipe = Attention(causal & window(3), Kerple(2), Dape(2, kernel=3))
+    q, k, v = drawn(2, 2, 2, length=12)
+    frame = Frame.full(12).rows(8, 12)
+    truth = naive.attend(q[:, :, 8:], k, v, frame, recipe)
+    k[:, :, :6], v[:, :, :6] = torch.nan, torch.nan
+    torch.testing.assert_close(tiled.attend(q[:, :, 8:], k, v, frame, recipe, tile=2), truth)
+
+
+def test_a_mask_serves_padding_and_windows_by_fused_kernels():
+    holes = torch.ones(2, 6).bool()
+    holes[0, :3] = False
+    q, k, v = drawn(2, 1, 1, length=6, batch=2)
+    for recipe in (Attention(), Attention(causal & window(2)), Attention(everything)):
+        frame = Frame.full(6, present=holes)
+        found = attend(q, k, v, frame, recipe, backend="sdpa")
+        torch.testing.assert_close(found, attend(q, k, v, frame, recipe, backend="naive"))
+        assert not found[0, :, :3].any()  # a padded query sees nothing

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lissome.attention import Attention, Frame, GrowingCache, attend, causal, everything, explain
-from lissome.attention.backends import naive, sdpa
+from lissome.attention import Attention, Frame, GrowingCache, attend, attention, causal, everything, explain
+from lissome.attention.attend import SPECIAL
+from lissome.attention.backends import naive
 from lissome.testing import PROPERTIES, Case
 from tests.attention.drawn import plans
 
@@ -30,31 +31,43 @@ def test_v2_as_published_leaks_nothing(name, data):
     PROPERTIES[name](plan.recipe(), plan.case)
 
 
+def _frames(rows, length):
+    """A full pass, a step after it, a chunk, and a padded row."""
+    whole = Frame.full(length)
+    holes = torch.ones(rows, length).bool()
+    holes[0, : length // 2] = False
+    return [whole, whole.rows(length - 1, length), whole.rows(length // 2, length), Frame.full(length, present=holes)]
+
+
 @examples
-@given(
-    groups=st.integers(1, 3),
-    share=st.integers(1, 3),
-    length=st.integers(1, 9),
-    step=st.booleans(),
-    dtype=st.sampled_from([torch.float64, torch.float32]),
-    scale=st.none() | st.floats(0.1, 2.0),
-)
-def test_fused_equals_naive(groups, share, length, step, dtype, scale):
-    recipe, frame = Attention(), Frame.full(length)
-    frame = frame.rows(length - 1, length) if step else frame
-    q = torch.randn(2, groups * share, frame.queries.shape[1], 4, dtype=dtype, requires_grad=True)
-    k, v = (torch.randn(2, groups, length, 4, dtype=dtype, requires_grad=True) for _ in "kv")
-    assert sdpa.serves(q, k, frame, recipe)
-    assert explain(q, k, frame, recipe).endswith("by sdpa")
-    found = attend(q, k, v, frame, recipe, scale=scale)
-    truth = attend(q, k, v, frame, recipe, scale=scale, backend="naive")
-    tolerance = {"rtol": 0, "atol": 1e-10 if dtype is torch.float64 else 3e-5}
-    torch.testing.assert_close(found, truth, **tolerance)
-    weights = torch.randn_like(truth)
-    for ours, theirs in zip(
-        torch.autograd.grad(found, (q, k, v), weights), torch.autograd.grad(truth, (q, k, v), weights), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, **tolerance)
+@given(plan=plans(), scale=st.none() | st.floats(0.1, 2.0), dtype=st.sampled_from([torch.float64, torch.float32]))
+def test_every_way_that_does_not_refuse_equals_naive(plan, scale, dtype):
+    recipe, case = plan.recipe().to(dtype), plan.case
+    for frame in _frames(case.batch, case.length):
+        rows = frame.queries.shape[1]
+        q = torch.randn(case.batch, case.heads, rows, case.dimension, dtype=dtype, requires_grad=True)
+        k, v = (torch.randn(case.batch, case.groups, case.length, case.dimension, dtype=dtype) for _ in "kv")
+        wanted = [q, k.requires_grad_(), v.requires_grad_(), *recipe.parameters()]
+        truth = attend(q, k, v, frame, recipe, scale=scale, backend="naive")
+        weights = torch.randn_like(truth)
+        slopes = torch.autograd.grad(truth, wanted, weights, allow_unused=True, materialize_grads=True)
+        tolerance = {"rtol": 1e-9, "atol": 1e-9} if dtype is torch.float64 else {"rtol": 1e-3, "atol": 3e-4}
+        for name, way in SPECIAL.items():
+            if way.refusal(q, k, v, frame, recipe, 0.0):
+                continue
+            found = attend(q, k, v, frame, recipe, scale=scale, backend=name)
+            torch.testing.assert_close(found, truth, **tolerance)
+            ours = torch.autograd.grad(found, wanted, weights, allow_unused=True, materialize_grads=True)
+            for slope, true in zip(ours, slopes, strict=True):
+                torch.testing.assert_close(slope, true, **tolerance)
+
+
+@pytest.mark.parametrize("names", [{}, {"normalize": "self_adjust(4)"}, {"validity": "causal & window(3)"}])
+def test_a_way_of_its_own_is_taken_where_it_serves(names):
+    x = torch.empty(64, 4, 64, 8, device="meta")
+    frame, recipe = Frame.full(64), attention(4, 8, **names)
+    named = "self_adjust" if "normalize" in names else "sdpa"
+    assert f"; by {named}: made for such recipes; " in explain(x, x, frame, recipe)
 
 
 @pytest.mark.parametrize("length", [2, 5, 9])
@@ -62,7 +75,6 @@ def test_fused_takes_no_part_of_a_text_with_a_past(length):
     """A square mask from the corner would be wrong there: the queries are the last ones."""
     frame = Frame.full(length + 2).rows(2, length + 2)
     q, k = torch.randn(1, 2, length, 4), torch.randn(1, 2, length + 2, 4)
-    assert not sdpa.serves(q, k, frame, Attention())
     whole = naive.attend(torch.cat((torch.randn(1, 2, 2, 4), q), 2), k, k, Frame.full(length + 2), Attention())
     torch.testing.assert_close(attend(q, k, k, frame, Attention()), whole[:, :, 2:])
 

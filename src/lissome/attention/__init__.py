@@ -10,11 +10,14 @@ from lissome.attention.normalize import SelfAdjust, softmax
 from lissome.attention.recipe import Attention
 from lissome.attention.refine import Dape
 from lissome.attention.rotary import Rotary
+from lissome.attention.segments import separated, separators, sinks
+from lissome.attention.separator_cache import Cache, SeparatorCache
 from lissome.attention.validity import Validity, causal, every_kth, everything, window
 
 __all__ = [
     "Alibi",
     "Attention",
+    "Cache",
     "Dape",
     "Fire",
     "Frame",
@@ -22,6 +25,7 @@ __all__ = [
     "Kerple",
     "Rotary",
     "SelfAdjust",
+    "SeparatorCache",
     "Stages",
     "Validity",
     "attend",
@@ -30,6 +34,9 @@ __all__ = [
     "every_kth",
     "everything",
     "explain",
+    "separated",
+    "separators",
+    "sinks",
     "softmax",
     "stages",
     "window",

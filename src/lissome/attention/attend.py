@@ -8,12 +8,14 @@ from torch import Tensor
 
 from lissome._checks import check_kind, check_number
 from lissome._errors import UsageError, unknown
-from lissome.attention.backends import naive, sdpa, tiled
+from lissome.attention.backends import convolved, dape, naive, sdpa, self_adjust, tiled
+from lissome.attention.floor import floor
 from lissome.attention.frame import Frame
 from lissome.attention.recipe import Attention
 from lissome.attention.rotary import Rotary
 
-BACKENDS = ("auto", "naive", "tiled", "sdpa")
+SPECIAL = {way.NAME: way for way in (sdpa, dape, convolved, self_adjust)}  # what serves some recipes, the quickest first
+BACKENDS = ("auto", "naive", "tiled", *SPECIAL)
 LARGEST = 2**25  # pairs over rows and heads that are held whole: 128 MB for each stage in float32
 
 
@@ -38,7 +40,9 @@ def attend(
         recipe: validity, bias, refine, normalize.
         scale: of the products, 1 / sqrt(D) if None.
         dropout: part of the weights that is set to 0, after they are normalised.
-        backend: auto, naive, tiled or sdpa; `explain` says which one auto takes.
+        backend: auto, naive (every pair in memory; the one that has derivatives of all orders), tiled (any recipe in
+            bounded memory), or one that serves some recipes: sdpa, dape, convolved, self_adjust. `explain` says which
+            one auto takes.
 
     Returns:
         (B, H, Tq, Dv) in v's dtype; a query that sees no key gets 0.
@@ -55,14 +59,12 @@ def attend(
     check_number("dropout", dropout, "are numbers from 0 to 1", lambda part: 0 <= part <= 1)
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
-    taken = _choose(q, k, frame, recipe) if backend == "auto" else backend
-    if taken == "sdpa":
-        if not sdpa.serves(q, k, frame, recipe):
-            raise UsageError(f"backend sdpa runs causal softmax without padding alone, not: {recipe.explain()}")
-        return sdpa.attend(q, k, v, frame, recipe, scale, dropout)
-    if taken == "tiled":
-        return tiled.attend(q, k, v, frame, recipe, scale, dropout)
-    return naive.attend(q, k, v, frame, recipe, scale, dropout)
+    taken = _choose(q, k, v, frame, recipe, dropout)[0] if backend == "auto" else backend
+    if taken in SPECIAL:
+        if refused := SPECIAL[taken].refusal(q, k, v, frame, recipe, dropout):
+            raise UsageError(f"backend {taken} cannot run this: {refused}")
+        return SPECIAL[taken].attend(q, k, v, frame, recipe, scale, dropout)
+    return (tiled if taken == "tiled" else naive).attend(q, k, v, frame, recipe, scale, dropout)
 
 
 def stages(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, *, scale: float | None = None) -> naive.Stages:
@@ -72,15 +74,32 @@ def stages(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, *, scale: floa
 
 
 def explain(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> str:
-    """Return the stages in words, and the backend that `attend` takes for such tensors; errors as of `attend`."""
+    """Return the stages in words, the backend that `attend` takes for such tensors and why, and the floor of a pass.
+
+    Values are taken to be as keys; errors as of `attend`.
+    """
     _check(q, k, k, frame, recipe)
-    return f"{recipe.explain()}; by {_choose(q, k, frame, recipe)}"
+    taken, why = _choose(q, k, k, frame, recipe, 0.0)
+    return f"{recipe.explain()}; by {taken}: {why}; forward at least {floor(q, k, frame, recipe)}"
 
 
-def _choose(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> str:
-    if sdpa.serves(q, k, frame, recipe):
-        return "sdpa"
-    return "tiled" if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] > LARGEST else "naive"
+def chosen(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> str:
+    """Return the name of the backend that `attend` takes for such tensors, values being as keys; errors as of it."""
+    _check(q, k, k, frame, recipe)
+    return _choose(q, k, k, frame, recipe, 0.0)[0]
+
+
+def _choose(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dropout: float) -> tuple[str, str]:
+    """Return the name of the quickest way that serves, and why it is that one."""
+    pairs = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+    refused = []
+    for name, way in SPECIAL.items():
+        why = way.refusal(q, k, v, frame, recipe, dropout)
+        if not why and pairs >= way.LEAST:
+            return name, "made for such recipes"
+        refused.append(f"not {name}: {why or f'that is for {way.LEAST:,} pairs and more'}")
+    taken, held = ("tiled", "more than are held at once") if pairs > LARGEST else ("naive", "held at once")
+    return taken, f"{pairs:,} pairs are {held} ({'; '.join(refused)})"
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, scale: float | None = None) -> None:

@@ -8,7 +8,8 @@ With d = i - j >= 0 for the query at position i and the key at j, per head h:
     Fire             g(log(1 + |c d|) / (log(1 + |c max(i, |m L|)|) + eps))  arXiv 2310.04418, eq. 8
 
 A bias is a module that takes a frame and returns (1 or B, H, Tq, Tk); in the future, which no causal query sees, d
-counts as 0, so that every number is finite.
+counts as 0, so that every number is finite. One that depends on d alone says `stationary = True`: fast ways take it
+from a table of distances.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Alibi(nn.Module):
         UsageError: fewer than 1 head.
     """
 
+    stationary = True
     steps: Tensor
     like: Tensor
 
@@ -80,6 +82,8 @@ class Kerple(nn.Module):
     Raises:
         UsageError: fewer than 1 head, or another kind.
     """
+
+    stationary = True
 
     def __init__(self, heads: int, kind: str = "log"):
         super().__init__()

@@ -39,7 +39,7 @@ def attention(
         position: none, rotary, rotary(base=500000), alibi, kerple, kerple(power), fire.
         refine: none, dape, dape(3) for DAPE V2, dape(3, form=plain, hidden=published, zero_init=True).
         normalize: softmax, self_adjust(4), self_adjust(4, detach_extrema=True).
-        validity: causal, window(256), every_kth(8), everything, joined by & and |.
+        validity: causal, window(256), sinks(4), separators(13, 198), every_kth(8), everything, joined by & and |.
         length: the training length, which FIRE needs.
 
     Raises:

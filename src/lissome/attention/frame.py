@@ -85,14 +85,14 @@ class Frame:
         """Return the frame of the queries [start, stop) and all keys."""
         return replace(self, queries=self.queries[:, start:stop], whole=self.whole and stop == self.queries.shape[1])
 
-    def columns(self, stop: int) -> Frame:
-        """Return the frame of all queries and the keys [0, stop)."""
-        last = self.keys.shape[1]
-        if stop >= last:
+    def columns(self, start: int, stop: int) -> Frame:
+        """Return the frame of all queries and the keys [start, stop)."""
+        if start <= 0 and stop >= self.keys.shape[1]:
             return self
-        tokens = None if self.tokens is None else self.tokens[:, :stop]
-        present = None if self.present is None else self.present[:, :stop]
-        return replace(self, keys=self.keys[:, :stop], tokens=tokens, present=present, whole=False)
+        part = slice(start, stop)
+        tokens = None if self.tokens is None else self.tokens[:, part]
+        present = None if self.present is None else self.present[:, part]
+        return replace(self, keys=self.keys[:, part], tokens=tokens, present=present, whole=False)
 
 
 def positions(present: Tensor, before: Tensor | int = 0) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 from lissome._checks import refuse
 from lissome._errors import UsageError, unknown
 from lissome.attention import validity
+from lissome.attention.segments import separators, sinks
 from lissome.attention.validity import Validity
 
 Value = int | float | str | bool
@@ -17,7 +18,14 @@ RULES: Mapping[str, Callable[..., Validity] | Validity] = {
     "causal": validity.causal,
     "everything": validity.everything,
     "every_kth": validity.every_kth,
+    "separators": lambda *ids: separators(ids),
+    "sinks": sinks,
     "window": validity.window,
+}
+POLICIES: Mapping[str, Callable[[int], tuple[int, ...]]] = {  # which of so many layers see all of the past
+    "h": lambda layers: (0,),
+    "ht": lambda layers: (0, layers - 1),
+    "hmt": lambda layers: (0, layers // 2, layers - 1),
 }
 
 
@@ -73,6 +81,36 @@ def rule(text: str) -> Validity:
     return _rule(_parsed(text, "validity", RULES), text)
 
 
+def by_layer(text: str, layers: int) -> list[Validity]:
+    """Return the rule of each layer: of one rule, of as many as layers with commas between, or of a policy.
+
+    h(rule) lets the first layer see all of the past, ht(rule) the first and the last, hmt(rule) the middle one too;
+    the others have the rule (arXiv 2412.12094, the variants H, HT and HMT).
+
+    Raises:
+        UsageError: as `rule` does, or rules for another number of layers.
+
+    >>> [one.name for one in by_layer("ht(causal & window(8))", 4)]
+    ['causal', 'causal & window(8)', 'causal & window(8)', 'causal']
+    """
+    node = _parsed(text, "validity", RULES)
+    if isinstance(node, ast.Tuple):
+        if len(node.elts) != layers:
+            raise UsageError(
+                f"the validity '{text}' names {len(node.elts)} rules for {layers} layers; legal is one each"
+            )
+        return [_rule(one, text) for one in node.elts]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in POLICIES:
+        name = node.func.id
+        if len(node.args) != 1 or node.keywords:
+            raise UsageError(
+                f"the validity '{name}' takes one rule, such as {name}(causal & window(64)), and came as '{text}'"
+            )
+        full, limited = POLICIES[name](layers), _rule(node.args[0], text)
+        return [validity.causal if layer in full else limited for layer in range(layers)]
+    return [_rule(node, text)] * layers
+
+
 def _rule(node: ast.expr, text: str) -> Validity:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
         return _rule(node.left, text) & _rule(node.right, text)
@@ -86,9 +124,11 @@ def _rule(node: ast.expr, text: str) -> Validity:
         if isinstance(node, ast.Call):
             raise UsageError(f"the validity '{name}' takes no values, and '{text}' gives some")
         return found
-    if len(values) != 1 or named or type(values[0]) is not int:
-        raise UsageError(f"the validity '{name}' takes one whole number, such as {name}(64), and came as '{text}'")
-    return found(values[0])
+    several = name == "separators"
+    if not values or named or (len(values) > 1 and not several) or any(type(value) is not int for value in values):
+        such = f"whole numbers, such as {name}(13, 198)" if several else f"one whole number, such as {name}(64)"
+        raise UsageError(f"the validity '{name}' takes {such}, and came as '{text}'")
+    return found(*values)
 
 
 def _parsed(text: str, stage: str, legal: Iterable[str]) -> ast.expr:

@@ -57,20 +57,19 @@ class Attention(nn.Module):
         _check_stage("rotary", rotary, "Rotary(64)")
         self.validity, self.bias, self.refine, self.normalize, self.rotary = validity, bias, refine, normalize, rotary
 
-    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Return queries or keys (B, H, T, D) turned to their positions (1 or B, T), where the recipe turns any."""
-        return x if self.rotary is None else self.rotary(x, positions)
+    def rotate(self, x: Tensor, positions: Tensor, angles: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Return queries or keys (B, H, T, D) turned to their positions (1 or B, T), where the recipe turns any.
+
+        Angles, if a `Rotary` gave them for these positions, need not be computed again.
+        """
+        if self.rotary is None:
+            return x
+        return self.rotary(x, positions) if angles is None else self.rotary(x, positions, angles)
 
     def explain(self) -> str:
         """Return the stages in words, those alone that do something."""
         stages = [self.validity.name, *(_said(stage) for stage in (self.rotary, self.bias, self.refine) if stage)]
         return "; ".join([*stages, _said(self.normalize)])
-
-
-def plain(recipe: Attention) -> bool:
-    """Say whether a recipe is causal softmax attention with nothing between, which fused kernels serve."""
-    # a copied recipe holds a copy of the rule, equal and not the same
-    return recipe.validity == causal and recipe.bias is None and recipe.refine is None and recipe.normalize is softmax
 
 
 def _check_stage(what: str, stage: object, such: str, *, needed: bool = False) -> None:

@@ -93,6 +93,11 @@ class Dape(nn.Module):
         """How many columns behind its own position a row reads besides; the published form alone reads any."""
         return self.kernel // 2 if self.hidden == "published" else 0
 
+    @property
+    def operations(self) -> int:
+        """What one pair costs over all heads, in additions and multiplications of a forward pass."""
+        return 2 * (self.inner.weight.numel() + self.outer.weight.numel())
+
     def forward(self, scores: Tensor, bias: Tensor | None, valid: Tensor) -> Tensor:
         """Return the refined scores.
 

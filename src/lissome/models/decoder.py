@@ -9,7 +9,8 @@ RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202) or GELU, tied embeddings (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,22 @@ from torch.nn import functional as F
 
 from lissome._checks import check_columns, check_function, check_kind, check_whole
 from lissome._errors import UsageError
-from lissome.attention import Attention, Frame, GrowingCache, Stages, attend, attention, stages
+from lissome.attention import (
+    Attention,
+    Cache,
+    Frame,
+    GrowingCache,
+    Rotary,
+    SeparatorCache,
+    Stages,
+    attend,
+    attention,
+    stages,
+)
+from lissome.attention.notation import by_layer
+from lissome.attention.rotary import Angles
+from lissome.attention.validity import Validity
+from lissome.models.norm import Norm
 from lissome.models.shape import DecoderShape
 
 EPS = 1e-5  # of the norms
@@ -37,16 +53,16 @@ class Heads(nn.Module):
         self.out = nn.Linear(shape.width, shape.width, bias=False)
         self.recipe = recipe
 
-    def project(self, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, frame: Frame, angles: Angles | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return turned queries (B, H, T, D), turned keys and values (B, G, T, D) of x (B, T, width)."""
         each = self.qkv(x).unflatten(-1, (-1, self.dimension))  # (B, T, H + 2 G, D)
         parts = each.split((self.heads, self.groups, self.groups), 2)  # before transposing: gradients meet in one copy
         q, k, v = (part.transpose(1, 2) for part in parts)  # (B, H or G, T, D)
-        return self.recipe.rotate(q, frame.queries), self.recipe.rotate(k, frame.queries), v
+        return self.recipe.rotate(q, frame.queries, angles), self.recipe.rotate(k, frame.queries, angles), v
 
-    def forward(self, x: Tensor, frame: Frame, cache: GrowingCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, frame: Frame, cache: Cache | None, layer: int, angles: Angles | None = None) -> Tensor:
         """Return the update of x (B, T, width)."""
-        q, k, v = self.project(x, frame)
+        q, k, v = self.project(x, frame, angles)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         mixed = attend(q, k, v, frame, self.recipe, dropout=self.dropout if self.training else 0.0)
@@ -75,13 +91,20 @@ class Block(nn.Module):
 
     def __init__(self, shape: DecoderShape, recipe: Attention):
         super().__init__()
-        self.norm_heads, self.norm_feed = nn.RMSNorm(shape.width, eps=EPS), nn.RMSNorm(shape.width, eps=EPS)
+        self.norm_heads, self.norm_feed = Norm(shape.width, eps=EPS), Norm(shape.width, eps=EPS)
         self.heads, self.feed = Heads(shape, recipe), Feed(shape)
         self.dropout = shape.dropout
 
-    def forward(self, x: Tensor, frame: Frame, cache: GrowingCache | None = None, layer: int = 0) -> Tensor:
-        """Return x (B, T, width) after the layer."""
-        x = x + self._drop(self.heads(self.norm_heads(x), frame, cache, layer))
+    def forward(
+        self,
+        x: Tensor,
+        frame: Frame,
+        cache: Cache | None = None,
+        layer: int = 0,
+        angles: Angles | None = None,
+    ) -> Tensor:
+        """Return x (B, T, width) after the layer; angles of its rotary stage are computed if None."""
+        x = x + self._drop(self.heads(self.norm_heads(x), frame, cache, layer, angles))
         return x + self._drop(self.feed(self.norm_feed(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -110,10 +133,10 @@ class Decoder(nn.Module):
         check_kind("shape", shape, DecoderShape, "is a DecoderShape")
         check_recipe(recipe)
         self.shape = shape
-        recipe = recipe or (lambda layer: named(shape))
+        recipe = recipe or (lambda layer: named(shape, layer))
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.blocks = nn.ModuleList(Block(shape, _causal(recipe(layer))) for layer in range(shape.layers))
-        self.norm = nn.RMSNorm(shape.width, eps=EPS)
+        self.norm = Norm(shape.width, eps=EPS)
         self.head = None if shape.tied else nn.Linear(shape.width, shape.vocabulary, bias=False)
         self._begin()
 
@@ -136,7 +159,7 @@ class Decoder(nn.Module):
         tokens: Tensor,
         *,
         present: Tensor | None = None,
-        cache: GrowingCache | None = None,
+        cache: Cache | None = None,
         last: int | None = None,
     ) -> Tensor:
         """Return the logits of the next token at each position.
@@ -158,11 +181,12 @@ class Decoder(nn.Module):
         if last is not None:
             check_whole("last", last)
         if cache is not None:
-            check_kind("cache", cache, GrowingCache, "is such as model.cache()")
+            check_kind("cache", cache, (GrowingCache, SeparatorCache), "is such as model.cache()")
         x = self._embedded(tokens)  # (B, T, width)
         frame = self.frame(tokens, present) if cache is None else cache.begin(tokens, present)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, frame, cache, layer)
+        made: dict[tuple[float, int], Angles] = {}
+        for layer, block in enumerate(self._blocks()):
+            x = block(x, frame, cache, layer, self._angles(block.heads.recipe, frame, x, made))
         x = self.norm(x if last is None else x[:, -last:])
         return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
 
@@ -173,6 +197,18 @@ class Decoder(nn.Module):
             there = f"{int(tokens.min())} to {int(tokens.max())}"
             legal = f"legal are 0 to {self.shape.vocabulary - 1}"
             raise UsageError(f"the tokens reach from {there}; {legal}") from error
+
+    def _angles(
+        self, recipe: Attention, frame: Frame, x: Tensor, made: dict[tuple[float, int], Angles]
+    ) -> Angles | None:
+        """Return the angles of a layer's rotary stage, made once for all layers that turn alike."""
+        rotary = recipe.rotary
+        if type(rotary) is not Rotary:  # a stage of a user computes its own
+            return None
+        turn = rotary.base, rotary.dimension
+        if turn not in made:
+            made[turn] = rotary.angles(frame.queries, x.dtype, self.shape.heads)
+        return made[turn]
 
     @property
     def recipes(self) -> list[Attention]:
@@ -199,9 +235,14 @@ class Decoder(nn.Module):
         """Return an empty cache for this model."""
         return GrowingCache(len(self.blocks))
 
+    def separator_cache(self, ids: Iterable[int] | Validity, **sizes: Any) -> SeparatorCache:
+        """Return an empty cache that keeps first tokens, separators and neighbours; sizes as of `SeparatorCache`."""
+        rotary = [recipe.rotary for recipe in self.recipes]
+        return SeparatorCache(len(self.blocks), ids, rotary=rotary, **sizes)
 
-def named(shape: DecoderShape) -> Attention:
-    """Return the attention that a shape names.
+
+def named(shape: DecoderShape, layer: int = 0) -> Attention:
+    """Return the attention that a shape names for a layer.
 
     Raises:
         UsageError: a stage that it names wrongly, or a validity that lets tokens see later ones.
@@ -212,7 +253,7 @@ def named(shape: DecoderShape) -> Attention:
         position=shape.position,
         refine=shape.refine,
         normalize=shape.normalize,
-        validity=shape.validity,
+        validity=by_layer(shape.validity, shape.layers)[layer].name,
         length=shape.length,
     )
     return _causal(recipe)

@@ -1,4 +1,4 @@
-"""Plain causal attention by torch's fused kernels."""
+"""Softmax attention with nothing between, by torch's fused kernels."""
 
 from __future__ import annotations
 
@@ -6,18 +6,36 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lissome.attention.frame import Frame
-from lissome.attention.recipe import Attention, plain
+from lissome.attention.normalize import softmax
+from lissome.attention.recipe import Attention
+from lissome.attention.validity import causal
+
+NAME = "sdpa"
+LEAST = 0  # pairs from which it is the quicker one
+MASK = 2**23  # pairs of a mask over rows: the kernels turn it into 32 MB of numbers, and skip nothing under it
 
 
-def serves(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> bool:
-    """Say whether the kernels give what the recipe asks: no stage between, and all keys or a square without holes."""
-    return plain(recipe) and frame.whole and q.shape[2] in (1, k.shape[2])
+def refusal(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dropout: float) -> str:
+    """Say why the kernels cannot give what the recipe asks, or "" if they can."""
+    if recipe.bias is not None or recipe.refine is not None or recipe.normalize is not softmax:
+        return "it runs softmax without bias and refinement alone"
+    if not k.shape[2]:
+        return "there are no keys"
+    if not _square(q, k, frame, recipe) and (pairs := len(q) * q.shape[2] * k.shape[2]) > MASK:
+        return f"its mask would have {pairs:,} pairs, more than {MASK:,}"
+    return ""
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """Return the mix of values (B, H, Tq, Dv) of a recipe that `serves` allows."""
-    square = q.shape[2] > 1
-    groups = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=square, scale=scale, enable_gqa=groups)
+    """Return the mix of values (B, H, Tq, Dv) of a recipe that is not refused."""
+    square, groups = _square(q, k, frame, recipe), q.shape[1] != k.shape[1]
+    mask = None if square else recipe.validity(frame)  # (1 or B, 1, Tq, Tk)
+    ahead = square and q.shape[2] > 1
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=ahead, scale=scale, enable_gqa=groups)
+
+
+def _square(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> bool:
+    """Whether no mask is needed: a triangle without holes, or the last query that sees all."""
+    return recipe.validity == causal and frame.whole and q.shape[2] in (1, k.shape[2])

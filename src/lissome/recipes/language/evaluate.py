@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lissome import report
 from lissome._errors import UsageError
 from lissome._files import write_json
-from lissome.attention.attend import LARGEST
-from lissome.attention.backends.tiled import PAIRS
-from lissome.attention.recipe import plain
+from lissome.attention import Frame
+from lissome.attention.attend import chosen
+from lissome.attention.backends.tiled import LEAST, PAIRS
 from lissome.language import perplexity_by_length, read_corpus, split_tokens, write_tokens
 from lissome.language.perplexity import SCORED, WINDOWS
 from lissome.models import Decoder
@@ -91,7 +92,7 @@ def _own(trained: Trained) -> Source:
 def bytes_of(model: Decoder, length: int, scored: int) -> float:
     """Return about how many bytes a model takes to read one window.
 
-    Pairs are held whole up to the bound of `attend`, and in tiles beyond; fused kernels hold none.
+    Pairs are held whole, in tiles, or by ways of their own that hold next to none, as `attend` chooses.
 
     >>> from lissome.models import DecoderShape
     >>> model = Decoder(DecoderShape(vocabulary=256, layers=1, width=32, heads=4, position="kerple"))
@@ -100,10 +101,12 @@ def bytes_of(model: Decoder, length: int, scored: int) -> float:
     """
     shape, recipe = model.shape, model.recipes[0]
     pairs = length * length
-    if plain(recipe):
+    q = torch.empty(1, shape.heads, length, shape.width // shape.heads, device="meta")
+    way = chosen(q, q, Frame.full(length, device="meta"), recipe)
+    if way == "tiled":
+        pairs = 2 * max(PAIRS // shape.heads, LEAST * length)  # of a tile, and of the one before it
+    elif way != "naive":
         pairs = 0
-    elif shape.heads * pairs > LARGEST:
-        pairs = 2 * max(PAIRS // shape.heads, 16 * length)  # of a tile, and of the one before it
     wide = 0 if recipe.refine is None else max((len(p) for p in recipe.refine.parameters() if p.ndim), default=0)
     states = length * (6 * shape.width + 3 * shape.hidden)
     logits = 3 * min(scored, length) * shape.vocabulary
