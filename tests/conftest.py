@@ -1,7 +1,13 @@
 """One thread per worker, fixed seeds, memory that is never accidentally zero."""
 
+import os
+
 import pytest
 import torch
+
+# kernels are run by Triton's interpreter where there is no GPU; Triton asks once, when it is first imported
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)

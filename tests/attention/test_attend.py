@@ -247,3 +247,12 @@ def test_a_mask_serves_padding_and_windows_by_fused_kernels():
         found = attend(q, k, v, frame, recipe, backend="sdpa")
         torch.testing.assert_close(found, attend(q, k, v, frame, recipe, backend="naive"))
         assert not found[0, :, :3].any()  # a padded query sees nothing
+
+
+def test_a_step_of_decoding_takes_no_tiles():
+    k, recipe = torch.empty(64, 4, 2000, 8, device="meta"), Attention(causal, None, None, SelfAdjust(4))
+    frame = Frame.full(2000)
+    assert "; by self_adjust: " in explain(k, k, frame, recipe)
+    said = explain(k[:, :, -1:], k, frame.rows(1999, 2000), recipe)
+    assert "; by naive: 512,000 pairs are held at once (" in said
+    assert "not self_adjust: that is for 524,288 pairs and 16 queries, and more" in said

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+import lissome.attention.backends.triton  # noqa: F401  (adds kernels to the operators where there is a GPU)
 from lissome._checks import check_kind, check_number
 from lissome._errors import UsageError, unknown
 from lissome.attention.backends import convolved, dape, naive, sdpa, self_adjust, tiled
@@ -14,8 +15,9 @@ from lissome.attention.frame import Frame
 from lissome.attention.recipe import Attention
 from lissome.attention.rotary import Rotary
 
-SPECIAL = {way.NAME: way for way in (sdpa, dape, convolved, self_adjust)}  # what serves some recipes, the quickest first
+SPECIAL = {way.NAME: way for way in (sdpa, dape, convolved, self_adjust)}  # what serves some, the quickest first
 BACKENDS = ("auto", "naive", "tiled", *SPECIAL)
+QUERIES = 16  # with fewer, as in decoding, own tiles are too thin to pay; fused kernels are not
 LARGEST = 2**25  # pairs over rows and heads that are held whole: 128 MB for each stage in float32
 
 
@@ -95,9 +97,11 @@ def _choose(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dr
     refused = []
     for name, way in SPECIAL.items():
         why = way.refusal(q, k, v, frame, recipe, dropout)
-        if not why and pairs >= way.LEAST:
+        if not why and way.LEAST and (pairs < way.LEAST or q.shape[2] < QUERIES):
+            why = f"that is for {way.LEAST:,} pairs and {QUERIES} queries, and more"
+        if not why:
             return name, "made for such recipes"
-        refused.append(f"not {name}: {why or f'that is for {way.LEAST:,} pairs and more'}")
+        refused.append(f"not {name}: {why}")
     taken, held = ("tiled", "more than are held at once") if pairs > LARGEST else ("naive", "held at once")
     return taken, f"{pairs:,} pairs are {held} ({'; '.join(refused)})"
 
