@@ -8,7 +8,10 @@ from lissome.attention import Attention, attention
 from lissome.testing import Case, made
 
 POSITIONS = ["none", "rotary", "rotary(base=500.0)", "alibi", "kerple", "kerple(power)", "fire"]
-RULES = ["causal", "everything", "window(1)", "window(3)", "every_kth(2)", "every_kth(5)"]
+RULES = [
+    *("causal", "everything", "window(1)", "window(3)", "every_kth(2)", "every_kth(5)"),
+    *("sinks(1)", "sinks(3)", "separators(3)", "separators(1, 6)"),
+]
 
 
 @dataclass(frozen=True)

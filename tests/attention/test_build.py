@@ -31,6 +31,10 @@ from lissome.attention.notation import rule
             {"position": "none", "validity": "causal&(window( 4 )|every_kth(8))"},
             "causal & (window(4) | every_kth(8)); softmax",
         ),
+        (
+            {"position": "none", "validity": "causal & (sinks(4)|separators(198,13,13)|window(8))"},
+            "causal & (sinks(4) | separators(13, 198) | window(8)); softmax",
+        ),
     ],
 )
 def test_names_become_stages(names, said):
@@ -125,10 +129,10 @@ def test_a_name_of_a_rule_reads_back(text):
         ({"normalize": "softmaxx"}, "unknown normalize 'softmaxx'; legal are: softmax, .*did you mean 'softmax'?"),
         ({"normalize": "self_adjust(7)"}, "the variant of self_adjust is 7; legal are 1, 2, 3 and 4"),
         ({"normalize": "softmax(2)"}, "the normalize 'softmax\\(2\\)' is given wrongly; softmax takes no values$"),
-        ({"validity": None}, "the validity is None; legal are the texts causal, everything, every_kth, window, joined"),
+        ({"validity": None}, "the validity is None; legal are the texts causal, everything, every_kth, separators, "),
         (
             {"validity": "causal &"},
-            "cannot be read; legal are: causal, everything, every_kth, window, joined by & and |$",
+            "cannot be read; legal are: causal, everything, every_kth, separators, sinks, window, joined by & and |$",
         ),
         ({"validity": "causl"}, "unknown validity 'causl'; legal are: causal, .*did you mean 'causal'?"),
         ({"validity": "causal(1)"}, "the validity 'causal' takes no values"),
@@ -138,6 +142,12 @@ def test_a_name_of_a_rule_reads_back(text):
         ({"validity": "window(True)"}, "takes one whole number"),
         ({"validity": "window(0)"}, "the window is 0; legal are whole numbers, 1 and more"),
         ({"validity": "window(-2)"}, "the window is -2; legal are whole numbers, 1 and more"),
+        ({"validity": "sinks(0)"}, "the number of sinks is 0; legal are whole numbers, 1 and more"),
+        ({"validity": "sinks(1, 2)"}, "the validity 'sinks' takes one whole number, such as sinks"),
+        ({"validity": "separators"}, "the validity 'separators' takes whole numbers, such as separators"),
+        ({"validity": "separators(13, a)"}, "the validity 'separators' takes whole numbers, such as separators"),
+        ({"validity": "separators(-1)"}, "ids of separators is .-1,.; legal are several whole numbers, 0 and more"),
+        ({"validity": "ht(causal)"}, "unknown validity 'ht'; legal are: causal, "),
         ({"validity": "every_kth(0)"}, "k of every_kth is 0; legal are whole numbers, 1 and more"),
         ({"validity": "causal + window(2)"}, "cannot be read"),
         ({"validity": "~causal"}, "cannot be read"),

@@ -21,6 +21,7 @@ RULES = {
     "everything": lambda i, j: True,
     "window": lambda size: lambda i, j: abs(i - j) < size,
     "every_kth": lambda k: lambda i, j: j % k == 0,
+    "sinks": lambda count: lambda i, j: j < count,
 }
 
 
@@ -37,12 +38,15 @@ class Rule:
         return Rule(lambda i, j: self.see(i, j) or other.see(i, j))
 
 
-def read(text):
+def read(text, tokens):
+    """Return a rule on positions of a row with such tokens."""
     names = {
         "causal": Rule(RULES["causal"]),
         "everything": Rule(RULES["everything"]),
         "window": lambda size: Rule(RULES["window"](size)),
         "every_kth": lambda k: Rule(RULES["every_kth"](k)),
+        "sinks": lambda count: Rule(RULES["sinks"](count)),
+        "separators": lambda *ids: Rule(lambda i, j: tokens[j] in ids),
     }
     return eval(text, names).see
 
@@ -84,9 +88,16 @@ def hold(plan):
         for count in (case.heads, case.groups, case.groups)
     )
     present = torch.rand(2, length, generator=generator) < 0.8
-    frame = Frame.full(length, present=present)
+    tokens = torch.randint(0, 8, (2, length), generator=generator)
+    frame = Frame.full(length, tokens=tokens, present=present)
     found = naive.attend(recipe.rotate(q, frame.queries), recipe.rotate(k, frame.keys), v, frame, recipe)
-    truth = oracle.attend(q, k, v, present.tolist(), read(plan.validity), **formulas(recipe, plan))
+    rows = [
+        oracle.attend(
+            *(x[row : row + 1] for x in (q, k, v, present)), read(plan.validity, text), **formulas(recipe, plan)
+        )
+        for row, text in enumerate(one[here].tolist() for one, here in zip(tokens, present, strict=True))
+    ]
+    truth = torch.cat(rows)
     torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-9)
     if not truth.requires_grad:  # every row is empty
         return

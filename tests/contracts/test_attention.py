@@ -33,10 +33,12 @@ def test_v2_as_published_leaks_nothing(name, data):
 
 def _frames(rows, length):
     """A full pass, a step after it, a chunk, and a padded row."""
-    whole = Frame.full(length)
+    tokens = torch.randint(0, 8, (rows, length), generator=torch.Generator().manual_seed(rows))
+    whole = Frame.full(length, tokens=tokens)
     holes = torch.ones(rows, length).bool()
     holes[0, : length // 2] = False
-    return [whole, whole.rows(length - 1, length), whole.rows(length // 2, length), Frame.full(length, present=holes)]
+    padded = Frame.full(length, tokens=tokens, present=holes)
+    return [whole, whole.rows(length - 1, length), whole.rows(length // 2, length), padded]
 
 
 @examples

@@ -25,6 +25,8 @@ STAGES = {
     "dape v2 without bias": {"position": "rotary", "refine": "dape(5)"},
     "self-adjusting": {"position": "alibi", "normalize": "self_adjust(4)"},
     "window": {"validity": "causal & (window(3) | every_kth(4))"},
+    "separators": {"validity": "causal & (sinks(1) | separators(3, 5) | window(2))"},
+    "windows by layer": {"validity": "causal & (separators(3, 5) | window(2)), causal"},
     "all at once": {"position": "fire", "length": 6, "refine": "dape(3)", "normalize": "self_adjust(3)"},
 }
 KINDS = {
@@ -411,3 +413,38 @@ def test_stages_are_those_of_the_forward_pass():
     x = x + block.heads.out((found[1].weights @ v).transpose(1, 2).flatten(2))
     equal(model(tokens), model.norm(x + block.feed(block.norm_feed(x))) @ model.embedding.weight.T)
     assert [recipe.explain() for recipe in model.recipes] == ["causal; kerple; dape(3); softmax"] * 2
+
+
+@pytest.mark.parametrize(
+    ("validity", "layers"),
+    [
+        ("causal & window(2)", "2222"),
+        ("h(causal & window(2))", "*222"),
+        ("ht(causal & window(2))", "*22*"),
+        ("hmt(causal & window(2))", "*2*2*"),
+        ("hmt(causal & window(2))", "*"),
+        ("causal & window(2), causal & window(3), window(4) & causal, causal", "234*"),
+    ],
+)
+def test_each_layer_has_its_own_mask(validity, layers):
+    model = decoder(validity=validity, layers=len(layers))
+    frame = model.frame(drawn(1, 6))
+    distance = frame.distance[0]
+    for recipe, told in zip(model.recipes, layers, strict=True):
+        near = (distance >= 0) & (distance < (6 if told == "*" else int(told)))
+        assert torch.equal(recipe.validity(frame)[0, 0], near)
+
+
+@pytest.mark.parametrize(
+    ("validity", "said"),
+    [
+        ("causal, causal", "names 2 rules for 3 layers; legal is one each"),
+        ("ht()", r"the validity 'ht' takes one rule, such as ht\(causal & window\(64\)\), and came as 'ht\(\)'"),
+        ("ht(window(3))", r"validity 'window\(3\)' lets a token see later ones"),
+        ("hm(causal)", "unknown validity 'hm'"),
+        ("causal & h(causal)", "unknown validity 'h'"),
+    ],
+)
+def test_masks_by_layer_that_are_none(validity, said):
+    with pytest.raises(UsageError, match=said):
+        decoder(validity=validity, layers=3)

@@ -47,6 +47,43 @@ def test_it_goes_on_from_a_cache(kind):
     assert torch.cat((first, rest[:, 1:]), 1).tolist() == by_full_passes(model, tokens, 7).tolist()
 
 
+@every_kind
+@pytest.mark.parametrize("positions", ["text", "cache"])
+def test_a_cache_of_separators_writes_as_all_do_until_it_drops(kind, positions):
+    model, tokens = decoder(**ALL[kind]), drawn(3, 5)
+    present = torch.tensor([[True] * 5, [False] * 3 + [True] * 2, [False] * 1 + [True] * 4])
+    truth = generate(model, tokens, 6, temperature=0, present=present)
+    for chunk in (None, 1, 2):
+        sizes = {"initial": 1, "separators_kept": 2, "local": 3, "capacity": 11, "positions": positions}
+        cache = model.separator_cache([3, 5], **sizes)
+        found = generate(model, tokens, 6, temperature=0, present=present, cache=cache, chunk=chunk)
+        assert found.tolist() == truth.tolist()
+        assert not cache.dropped
+
+
+@pytest.mark.parametrize("positions", ["text", "cache"])
+def test_a_cache_of_separators_goes_on_beyond_its_capacity(positions):
+    model, tokens = decoder(position="kerple"), drawn(2, 30)
+    sizes = {"initial": 1, "separators_kept": 2, "local": 3, "capacity": 12, "positions": positions}
+    cache = model.separator_cache([3, 5], **sizes)
+    written = generate(model, tokens, 40, temperature=0, cache=cache, chunk=4)
+    assert written.shape == (2, 70)
+    assert cache.dropped
+    assert cache.held.max() <= 12
+    for row in (0, 1):
+        alone = model.separator_cache([3, 5], **sizes)
+        found = generate(model, tokens[row : row + 1], 40, temperature=0, cache=alone, chunk=4)
+        assert found.tolist() == written[row : row + 1].tolist()
+
+
+def test_a_prompt_in_parts_is_the_prompt():
+    model, tokens = decoder(), drawn(2, 7)
+    truth = by_full_passes(model, tokens, 4).tolist()
+    assert all(generate(model, tokens, 4, temperature=0, chunk=chunk).tolist() == truth for chunk in (1, 3, 7, 20))
+    with pytest.raises(UsageError, match="chunk is 0; legal are whole numbers, 1 and more"):
+        generate(model, tokens, 4, chunk=0)
+
+
 def test_a_generator_repeats_a_text():
     model, tokens = decoder(), drawn(2, 3)
     texts = [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lissome._checks import check_columns, check_kind, check_number, check_whole, refuse
 from lissome._errors import UsageError
-from lissome.attention import GrowingCache
+from lissome.attention import Cache, GrowingCache, SeparatorCache
 from lissome.models.decoder import Decoder
 from lissome.models.shape import DecoderShape
 
@@ -27,7 +27,8 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     present: Tensor | None = None,
-    cache: GrowingCache | None = None,
+    cache: Cache | None = None,
+    chunk: int | None = None,
     generator: torch.Generator | None = None,
     on_token: Callable[[Tensor], bool | None] | None = None,
 ) -> Tensor:
@@ -41,7 +42,9 @@ def generate(
         top_k: draw among so many of the likeliest.
         top_p: draw among the likeliest that hold so much probability together (nucleus, arXiv 1904.09751).
         present: (B, T) bool, False at padding.
-        cache: one that was begun, to go on with it; None begins one.
+        cache: one that was begun, to go on with it, or one that drops what is far, `model.separator_cache(ids)`; None
+            begins one that keeps all.
+        chunk: read the tokens in parts of so many, which bounds memory where the cache drops some; None: all at once.
         generator: of the draws, on the CPU.
         on_token: called with each new column (B,); True ends the writing.
 
@@ -60,7 +63,9 @@ def generate(
     _check_tokens(model, tokens, present)
     _check_draws(count, temperature, top_k, top_p)
     if cache is not None:
-        check_kind("cache", cache, GrowingCache, "is such as model.cache(), or None")
+        check_kind("cache", cache, (GrowingCache, SeparatorCache), "is such as model.cache(), or None")
+    if chunk is not None:
+        check_whole("chunk", chunk)
     if generator is not None:
         check_kind("generator", generator, torch.Generator, "is a torch.Generator on the CPU, or None")
         if generator.device.type != "cpu":
@@ -71,7 +76,11 @@ def generate(
     model.eval()
     try:
         cache = model.cache() if cache is None else cache
-        found, step, here = [tokens], tokens, present
+        found = [tokens]
+        *parts, step = tokens.split(chunk or tokens.shape[1], 1)
+        *theres, here = [None] * (len(parts) + 1) if present is None else present.split(chunk or tokens.shape[1], 1)
+        for part, there in zip(parts if count else (), theres, strict=False):
+            model(part, present=there, cache=cache, last=1)
         for _ in range(count):
             logits = model(step, present=here, cache=cache, last=1)[:, -1]  # (B, V)
             step, here = draw(logits, temperature, top_k, top_p, generator)[:, None], None
@@ -139,7 +148,10 @@ def _check_tokens(model: Decoder, tokens: Tensor, present: Tensor | None) -> Non
         raise UsageError(f"the tokens reach from {int(tokens.min())} to {int(tokens.max())}; legal are 0 to {size - 1}")
     if present is not None:
         check_columns("present", present, torch.bool)
-        if present.shape == tokens.shape and not present[:, -1].all():
+        if present.shape != tokens.shape:
+            legal = f"legal is that of tokens, {tuple(tokens.shape)}"
+            raise UsageError(f"present has shape {tuple(present.shape)}; {legal}")
+        if not present[:, -1].all():
             row = int((~present[:, -1]).nonzero()[0])
             raise UsageError(f"row {row} ends in padding; legal is padding before the tokens that are gone on from")
 

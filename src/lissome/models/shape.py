@@ -29,7 +29,9 @@ class DecoderShape:
         feed_width: hidden numbers of each position; None is 4 times the width for gelu, and as many weights for swiglu.
         tied: whether the embedding is the output layer too.
         dropout: part of activations and of attention weights that is set to 0 in training.
-        position, refine, normalize, validity: as `lissome.attention.attention` reads them.
+        position, refine, normalize: as `lissome.attention.attention` reads them.
+        validity: likewise, for all layers; or one for each, with commas between; or h(...), ht(...), hmt(...), where
+            the first layer, the last one too, and the middle one too see all of the past.
         length: the training length, in tokens; FIRE needs it.
 
     Raises:
