@@ -16,6 +16,7 @@ from rich.table import Table
 
 import lissome
 from lissome._errors import LissomeError
+from lissome.bridges.separators import listed
 from lissome.cli.options import Changes, Device, Json, Out, Quick, Resume, Seconds, Seed, SettingsFile, Steps, file_of
 from lissome.cli.output import print_json, say
 from lissome.recipes.language.settings import PRECISIONS, PRESETS, QUICK, LanguageSettings, check_kept, read_lengths
@@ -182,6 +183,26 @@ def import_(
     if as_json:
         return print_json(found)
     say(lissome.report.language_terminal(found), f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
+
+
+@lm.command()
+def separators(
+    tokenizer: Annotated[Path, typer.Argument(help="File tokenizer.json, or a folder that holds one.")],
+    text: Annotated[Path | None, typer.Option(help="Count them in this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the tokens that end a segment, which SepLLM keeps in its cache."""
+    found = listed(tokenizer, text)
+    if as_json:
+        return print_json(found)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for name in ("id", "text", *(("count",) if text else ())):
+        table.add_column(name, justify="left" if name == "text" else "right")
+    for row in found["separators"]:
+        counted = (f"{row['count']:,}",) if text else ()
+        table.add_row(str(row["id"]), escape(repr(row["text"])), *counted)
+    share = f", {100 * found['share']:.1f}% of {found['tokens']:,} tokens" if text else ""
+    say(table, f"{len(found['separators'])} of {found['size']:,} ids{share}")
 
 
 def _stream(text: str, waiting: list[str]) -> bool:

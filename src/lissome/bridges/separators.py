@@ -1,0 +1,138 @@
+r"""Which ids of a vocabulary end a segment of text (SepLLM, arXiv 2412.12094).
+
+An id counts when its text, spaces stripped, is made only of . , ? ! ; : newline and tab, or was spaces alone. So " ,",
+".\n" and "  " count, and "a." does not, nor "{\n". The paper's own lists are shorter (`PAPER`): they leave out what
+joins two of the characters, such as ".\n".
+
+This module loads neither torch nor transformers, and tokenizers only to read a file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lissome._errors import UsageError
+
+CHARACTERS = ".,?!;:\n\t"
+# as published; Llama-3's list for use without training also holds 128000, the token that begins a text
+PAPER: Mapping[str, tuple[int, ...]] = {
+    "llama-3": (13, 11, 30, 0, 26, 25, 198, 220, 662, 1174, 949, 758, 2652, 551, 720, 256, 262),
+    "gpt-neox": (15, 13, 32, 2, 28, 27, 209, 186, 187),
+}
+SPACE = "▁"  # how vocabularies of SentencePiece write a space; decoding a lone one gives no text
+
+
+def is_separator(text: str, characters: str = CHARACTERS) -> bool:
+    r"""Say whether the text of an id ends a segment.
+
+    >>> [is_separator(text) for text in (" ,", ".\n", "  ", "\t", "a.", "{\n", "")]
+    [True, True, True, True, False, False, False]
+    """
+    return bool(text) and set(text.strip(" ")) <= set(characters)
+
+
+def separator_ids(tokenizer: Any, *, characters: str = CHARACTERS) -> tuple[int, ...]:
+    """Return the ids of a vocabulary that end a segment, in rising order.
+
+    Args:
+        tokenizer: of transformers, a `tokenizers.Tokenizer`, or a vocabulary of Lissome.
+        characters: of which the text of such an id is made, beside spaces.
+
+    Raises:
+        UsageError: it is no tokenizer, or no id counts.
+
+    >>> from lissome.language import Bytes
+    >>> separator_ids(Bytes())
+    (9, 10, 32, 33, 44, 46, 58, 59, 63)
+    """
+    found = tuple(id for id, text in texts(tokenizer).items() if is_separator(text, characters))
+    if not found:
+        raise UsageError(
+            f"no id of this {type(tokenizer).__name__} is made of {' '.join(map(repr, characters))} alone; give ids of "
+            "your own as separators"
+        )
+    return found
+
+
+def texts(tokenizer: Any) -> dict[int, str]:
+    """Return the text of each id, in rising order; special tokens under their names.
+
+    Raises:
+        UsageError: it is no tokenizer.
+    """
+    vocabulary: Any = getattr(tokenizer, "get_vocab", None)
+    decode: Any = getattr(tokenizer, "decode", None)
+    if decode is None:
+        raise _no_tokenizer(tokenizer)
+    if vocabulary is not None:  # of transformers or of tokenizers
+        pieces: dict[int, str] = {id: piece for piece, id in vocabulary().items()}
+        return {id: _spelled(pieces[id], decode([id], skip_special_tokens=False)) for id in sorted(pieces)}
+    size = getattr(tokenizer, "size", None)
+    if not isinstance(size, int):
+        raise _no_tokenizer(tokenizer)
+    return {id: decode([id]) for id in range(size)}
+
+
+def listed(place: str | Path, text: str | Path | None = None) -> dict[str, Any]:
+    """Tell which ids of a stored tokenizer end a segment, and how often they do in a text.
+
+    Args:
+        place: tokenizer.json, or a folder that holds one; also the saved vocabulary of a run that is no bytes.
+        text: a file of text, or None.
+
+    Returns:
+        tokenizer, size (ids), separators: a list of id and text; with a text also count in each, and text, tokens,
+        share (of its tokens).
+
+    Raises:
+        UsageError: a file that is not there or holds no such thing, no id that counts, or a text without a token.
+    """
+    tokenizer = _read(Path(place))
+    spelled = texts(tokenizer)
+    rows: list[dict[str, Any]] = [{"id": id, "text": spelled[id]} for id in separator_ids(tokenizer)]
+    found = {"tokenizer": str(place), "size": len(spelled), "separators": rows}
+    if text is None:
+        return found
+    try:
+        words = Path(text).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"'{text}' cannot be read: {_said(error)}") from error
+    counts = Counter(tokenizer.encode(words, add_special_tokens=False).ids)
+    if not (tokens := counts.total()):
+        raise UsageError(f"'{text}' holds no token; give a text")
+    for row in rows:
+        row["count"] = counts[row["id"]]
+    return found | {"text": str(text), "tokens": tokens, "share": sum(row["count"] for row in rows) / tokens}
+
+
+def _read(place: Path) -> Any:
+    file = place / "tokenizer.json" if place.is_dir() else place
+    if not file.is_file():
+        raise UsageError(
+            f"'{file}' is not there; legal is tokenizer.json or a folder that holds one, as "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes it"
+        )
+    from tokenizers import Tokenizer  # here, so that `lissome --help` does without
+
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception
+        raise UsageError(f"'{file}' is no file of the tokenizers library: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+
+
+def _spelled(piece: str, text: str) -> str:
+    return text if text or set(piece) != {SPACE} else " " * len(piece)
+
+
+def _no_tokenizer(value: object) -> UsageError:
+    return UsageError(
+        f"tokenizer is of type {type(value).__name__}; legal is one of transformers, a tokenizers.Tokenizer or a "
+        "vocabulary of Lissome"
+    )
