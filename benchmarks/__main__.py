@@ -29,6 +29,7 @@ RACES = (
     "decoder",
     "dape",
     "self-adjust",
+    "compact",
     "gpu-attention",
 )
 TRIALS = (

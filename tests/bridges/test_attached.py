@@ -4,21 +4,15 @@ import pytest
 import torch
 
 from lissome.attention import Kerple
-from lissome.bridges import named
 from lissome.bridges.transformers import attach, detach
-from tests.bridges.six import LENGTH, MODELS, STAGES, Spy, in_parts, logits, made, padded, tokens, told
+from tests.bridges.seven import LENGTH, MODELS, NEAR, SEVEN, STAGES, in_parts, logits, made, padded, tokens, told
 from tests.oracles import attention as oracle
 
-NEAR = dict(rtol=0, atol=1e-10)
-SIX = pytest.mark.parametrize("name", MODELS)
-EACH = pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
-
-
-@pytest.fixture
-def spy(monkeypatch):
-    found = Spy(named.attend)
-    monkeypatch.setattr(named, "attend", found)
-    return found
+# each way of a model to have windows and groups with all stages, the others with one
+WIDE = ("llama", "mistral", "qwen2")
+EACH = pytest.mark.parametrize(
+    ("name", "stages"), [(name, each) for name in MODELS for each in STAGES if name in WIDE or each == "kerple"]
+)
 
 
 def given(name, stages=None, **settings):
@@ -39,7 +33,7 @@ def refine_of(recipe):
     return oracle.dape(inner.weight[:, :, 0], inner.bias, outer.weight[:, :, 0], outer.bias)
 
 
-@SIX
+@SEVEN
 @pytest.mark.parametrize(("stages", "variant"), [("kerple", 4), ("fire", 0)])
 def test_each_layer_computes_its_formulas(name, stages, variant, spy):
     model, length = given(name, STAGES[stages]), 5
@@ -52,17 +46,15 @@ def test_each_layer_computes_its_formulas(name, stages, variant, spy):
         assert spy.seen[layer][1].whole
 
 
-@SIX
 @EACH
 def test_a_text_read_in_parts_gives_what_it_gives_whole(name, stages):
-    model, ids = given(name, stages), tokens(2, 9)
+    model, ids = given(name, STAGES[stages]), tokens(2, 9)
     torch.testing.assert_close(in_parts(model, ids, [0, 4, 6, 7, 8]), logits(model, ids), **NEAR)
 
 
-@SIX
 @EACH
 def test_padding_leaves_a_text_as_it_is_alone(name, stages):
-    model, ids = given(name, stages), tokens(1)
+    model, ids = given(name, STAGES[stages]), tokens(1)
     alone = logits(model, ids)
     for left, right in ((4, 0), (0, 3), (2, 1)):
         more, mask = padded(ids, left, right)
@@ -71,7 +63,7 @@ def test_padding_leaves_a_text_as_it_is_alone(name, stages):
         torch.testing.assert_close(found[:, left : left + LENGTH], alone, **NEAR)
 
 
-@SIX
+@SEVEN
 def test_a_padded_text_read_in_parts_gives_what_it_gives_alone(name):
     model, ids = given(name, STAGES["fire"]), tokens(1, 9)
     more, mask = padded(ids, 3, 0)
@@ -79,7 +71,7 @@ def test_a_padded_text_read_in_parts_gives_what_it_gives_alone(name):
     torch.testing.assert_close(found[:, 3:], logits(model, ids), **NEAR)
 
 
-@SIX
+@SEVEN
 def test_generate_says_the_same_with_a_cache_and_without(name):
     model, ids = given(name, STAGES["fire"]), tokens(2)
     mask = torch.ones_like(ids)
@@ -100,7 +92,7 @@ def test_generate_says_the_same_by_beams_and_with_a_cache_of_fixed_size(name):
     assert torch.equal(beams, model.generate(ids, num_beams=3, use_cache=False, **settings))
 
 
-@SIX
+@SEVEN
 @pytest.mark.parametrize(("stages", "silent"), [("fire", True), ("own rotary", False)])
 def test_without_rotary_position_ids_say_nothing(name, stages, silent):
     model, ids = given(name, STAGES[stages]), tokens()
@@ -108,7 +100,7 @@ def test_without_rotary_position_ids_say_nothing(name, stages, silent):
     assert torch.equal(other, logits(model, ids)) == silent
 
 
-@SIX
+@SEVEN
 @pytest.mark.parametrize("refine", ["dape", "dape(3)"])
 def test_a_refinement_from_zero_leaves_outputs_as_they_were(name, refine):
     model, ids = made(name), tokens()
@@ -121,7 +113,7 @@ def test_a_refinement_from_zero_leaves_outputs_as_they_were(name, refine):
     assert min(grown) > 0
 
 
-@SIX
+@SEVEN
 def test_detached_it_is_what_it_was(name):
     model, ids, stages = made(name), tokens(), STAGES["kerple"]
     before, weights = logits(model, ids), list(model.state_dict())

@@ -19,7 +19,7 @@ from transformers import (
 from lissome._errors import UsageError
 from lissome.attention import Attention, Dape, Kerple, Rotary, causal, everything
 from lissome.bridges.transformers import attach, detach
-from tests.bridges.six import HEADS, LENGTH, SIZES, STAGES, logits, made, tokens
+from tests.bridges.seven import HEADS, LENGTH, SIZES, STAGES, logits, made, tokens
 from tests.bridges.small import same, snapshot
 
 SHARED = Kerple(HEADS)

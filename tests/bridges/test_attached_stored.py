@@ -17,7 +17,7 @@ from transformers import (
 from lissome._errors import UsageError
 from lissome.attention import Alibi, Attention, Dape, causal
 from lissome.bridges.transformers import attach, detach, load
-from tests.bridges.six import HEADS, MODELS, STAGES, config, logits, made, tokens
+from tests.bridges.seven import HEADS, MODELS, STAGES, config, logits, made, tokens
 
 
 @pytest.fixture
@@ -102,6 +102,29 @@ def test_recipes_of_a_function_need_the_function_again(tmp_path):
 def test_recipes_beside_names_are_refused(folder):
     with pytest.raises(UsageError, match=r"were given by names, .*'kerple'.*; leave recipe= out"):
         load(folder, recipe=own)
+
+
+def test_an_error_of_the_recipe_is_its_own(tmp_path):
+    attach(made("llama"), recipe=own, position="none").save_pretrained(tmp_path)
+
+    def broken(layer):
+        raise TypeError("the recipe's own")
+
+    with pytest.raises(TypeError, match="^the recipe's own$"):
+        load(tmp_path, recipe=broken)
+
+
+@pytest.mark.parametrize("file", ["../apart.safetensors", "/apart.safetensors", "part.bin", 3])
+def test_files_out_of_the_folder_are_not_opened(file, tmp_path):
+    place = tmp_path / "model"
+    attach(made("llama"), **STAGES["kerple"]).save_pretrained(place, max_shard_size="4KB")
+    (tmp_path / "apart.safetensors").write_bytes(next(place.glob("model-*")).read_bytes())
+    index = place / "model.safetensors.index.json"
+    told = json.loads(index.read_text())
+    told["weight_map"] |= {name: file for name in told["weight_map"] if ".lissome." in name}
+    index.write_text(json.dumps(told))
+    with pytest.raises(UsageError, match="names no files of weights beside it; save the model again"):
+        load(place)
 
 
 def test_a_folder_without_the_numbers_of_its_stages_is_refused(folder, tmp_path):

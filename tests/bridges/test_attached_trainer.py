@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from lissome.bridges.transformers import attach, load
-from tests.bridges.six import logits
+from tests.bridges.seven import logits
 from tests.bridges.small import FIRST
 
 STEPS, ROW = 40, 16

@@ -8,20 +8,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lissome._errors import UsageError
 from lissome.attention import Frame
-from lissome.bridges import named
 from lissome.bridges.transformers import NAMES
-from tests.bridges.six import GROUPS, LENGTH, MODELS, SIZES, Spy, in_parts, logits, made, padded, tokens, told
+from tests.bridges.seven import GROUPS, LENGTH, NEAR, SEVEN, SIZES, in_parts, logits, made, padded, tokens, told
 
 NAME = "lissome_sa_softmax"
-NEAR = dict(rtol=0, atol=1e-10)
-SIX = pytest.mark.parametrize("name", MODELS)
-
-
-@pytest.fixture
-def spy(monkeypatch):
-    found = Spy(named.attend)
-    monkeypatch.setattr(named, "attend", found)
-    return found
 
 
 def asked(name, **settings):
@@ -35,7 +25,7 @@ def test_each_name_has_a_mask_and_takes_no_other_way(name):
     assert not any(word in name for word in ("sdpa", "flash", "flex", "paged", "/"))
 
 
-@SIX
+@SEVEN
 def test_the_weights_are_those_of_the_formula(name, spy):
     model = asked(name)
     logits(model, tokens(1))
@@ -57,7 +47,7 @@ def test_each_name_is_its_variant_and_its_gradient(name, variant, spy):
         torch.testing.assert_close(*slopes, rtol=0, atol=1e-10)
 
 
-@SIX
+@SEVEN
 def test_padding_and_a_cache_leave_a_text_as_it_is_alone(name):
     model, ids = asked(name), tokens(1)
     alone = logits(model, ids)
@@ -69,7 +59,7 @@ def test_padding_and_a_cache_leave_a_text_as_it_is_alone(name):
     torch.testing.assert_close(in_parts(model, ids, [0, 3, 5, 6]), alone, **NEAR)
 
 
-@SIX
+@SEVEN
 def test_generate_says_the_same_with_a_cache_and_without(name):
     model, ids = asked(name), tokens(2)
     mask = torch.ones_like(ids)

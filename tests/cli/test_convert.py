@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lissome import report
@@ -23,6 +22,7 @@ RUNS = {
     "bpe": {"vocabulary": "bpe", "vocabulary_size": 290, "model.validity": "causal & window(4)", "model.tied": False},
     "gelu": {"model.feed": "gelu"},
     "kerple": {"model.position": "kerple", "model.refine": "dape"},
+    "by layer": {"model.validity": "h(causal & window(4))"},
 }
 TEXT = "line 7: é€😀  the <|endoftext|> sum's  \n\n ."
 LLAMA = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
@@ -158,6 +158,10 @@ def test_an_imported_model_goes_out_again(lissome, undrawn, saved, tmp_path):
     ("run", "says"),
     [
         ("kerple", "position is 'kerple', which no class of transformers has; legal is rotary"),
+        (
+            "by layer",
+            "layers differ in their attention, 'causal; rotary; softmax' and 'causal & window(4); rotary; softmax'",
+        ),
         ("nowhere", "there is no run directory"),
         (".", "is no run of `lissome lm train`"),
     ],
@@ -172,33 +176,15 @@ def changed(folder, **more):
     (folder / "config.json").write_text(json.dumps(told | more))
 
 
-def retied(folder):
-    changed(folder, tie_word_embeddings=True)
-
-
-def biased(folder):
-    name = next(folder.glob("model-*.safetensors"))
-    save_file(load_file(name) | {"model.layers.0.self_attn.q_proj.bias": torch.zeros(16)}, name)
-
-
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (lambda f: (f / "config.json").unlink(), "holds no config.json; legal is a local folder of a model"),
         (lambda f: (f / "config.json").write_text("{"), "config.json' is no JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "holds a list; legal is an object"),
-        (
-            lambda f: changed(f, model_type="llamma"),
-            "unknown model type 'llamma'; legal are: llama, mistral, arcee (did",
-        ),
         (lambda f: changed(f, model_type="qwen2"), "adds biases to q, k and v"),
-        (lambda f: changed(f, attention_bias=True), "attention_bias is True"),
-        (lambda f: changed(f, rope_parameters={"rope_type": "yarn", "factor": 4.0}), "scales rotary by 'yarn'"),
-        (lambda f: changed(f, head_dim=32), "head_dim is 32 for 4 heads of a width of 16"),
         (lambda f: changed(f, intermediate_size=25), "is of another network: 'model.layers.0.mlp.up_proj.weight'"),
         (lambda f: changed(f, vocab_size=200), "has 275 tokens and the model 200"),
-        (retied, "holds another lm_head.weight"),
-        (biased, "holds 'model.layers.0.self_attn.q_proj.bias', which the network lacks"),
         (lambda f: (f / "tokenizer.json").unlink(), "name the folder or file of a tokenizer by --tokenizer"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "cannot be read"),
         (lambda f: next(f.glob("model-*")).unlink(), "3.safetensors' are missing; copy the whole folder"),

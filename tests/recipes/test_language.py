@@ -11,14 +11,16 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from lissome import report
 from lissome._errors import UsageError
+from lissome.attention import Attention, Dape, Kerple, causal
 from lissome.language import Bpe, Bytes
-from lissome.models import PRESETS
+from lissome.models import PRESETS, Decoder, DecoderShape
 from lissome.optim.machine import PRECISIONS
 from lissome.optim.method import SCHEDULES
 from lissome.optim.optimizers import assign
 from lissome.recipes import evaluate_language, generate_text, train_language
 from lissome.recipes.language import settings as words
 from lissome.recipes.language.archive import load_trained
+from lissome.recipes.language.evaluate import bytes_of
 from lissome.recipes.language.generate import prompt_ids
 from lissome.recipes.language.network import method_of, new_model, shape_of
 from lissome.recipes.language.settings import LanguageSettings
@@ -108,6 +110,22 @@ def test_training_lowers_what_held_out_text_costs(text, tmp_path):
     found = train_language(asked(data=text, training__steps=60), tmp_path / "run", progress=False)
     assert found["bits_per_byte"] == pytest.approx(found["validation_loss"] / math.log(2))
     assert found["validation_loss"] < 0.8 * math.log(256)
+
+
+def test_layers_that_differ_are_all_told(text, tmp_path):
+    settings = asked(data=text, model__layers=3, model__validity="h(causal & window(8))", training__steps=1)
+    summary = train_language(settings, tmp_path / "run", progress=False)
+    assert summary is not None
+    assert summary["stages"] == "causal; rotary; softmax / causal & window(8); rotary; softmax"
+
+
+@pytest.mark.parametrize("refined", [0, 1])
+def test_a_window_takes_the_memory_of_the_layer_that_holds_most(refined):
+    shape = DecoderShape(vocabulary=256, layers=2, width=32, heads=4)
+    mixed = Decoder(shape, lambda layer: Attention(causal, Kerple(4), Dape(4) if layer == refined else None))
+    whole = Decoder(shape, lambda layer: Attention(causal, Kerple(4), Dape(4)))
+    plain = Decoder(shape, lambda layer: Attention(causal, Kerple(4)))
+    assert bytes_of(mixed, 64, 1) == bytes_of(whole, 64, 1) > bytes_of(plain, 64, 1)
 
 
 def test_a_length_costs_what_its_windows_cost(text, tmp_path):

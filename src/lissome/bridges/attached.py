@@ -16,15 +16,8 @@ from lissome.attention import Attention
 from lissome.bridges import asked
 from lissome.bridges.families import Parts, parts, unturned
 from lissome.bridges.frames import mask
+from lissome.bridges.installed import AttentionInterface, AttentionMaskInterface
 from lissome.bridges.named import mixed
-
-try:
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
-except ImportError as error:
-    raise UsageError(
-        "lissome.bridges.transformers needs transformers; install it with: pip install 'lissome[language]'"
-    ) from error
 
 NAME = "lissome_attached"  # of the attention function
 CHILD = "lissome"  # of the submodule, and of the dict in the config

@@ -11,13 +11,7 @@ from torch import nn
 
 from lissome._checks import check_kind
 from lissome._errors import UsageError
-
-try:
-    from transformers import PreTrainedModel
-except ImportError as error:
-    raise UsageError(
-        "lissome.bridges.transformers needs transformers; install it with: pip install 'lissome[language]'"
-    ) from error
+from lissome.bridges.installed import PreTrainedModel
 
 # model type -> name of the attention module in each of the decoder's layers
 FAMILIES: Mapping[str, str] = {

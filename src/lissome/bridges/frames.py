@@ -22,13 +22,7 @@ from lissome._errors import UsageError
 from lissome.attention import Attention, Frame, Validity, everything, window
 from lissome.attention.frame import positions
 from lissome.bridges.families import FAMILIES
-
-try:
-    from transformers.masking_utils import causal_mask_function, sdpa_mask, sliding_window_causal_mask_function
-except ImportError as error:
-    raise UsageError(
-        "lissome.bridges.transformers needs transformers; install it with: pip install 'lissome[language]'"
-    ) from error
+from lissome.bridges.installed import causal_mask_function, sdpa_mask, sliding_window_causal_mask_function
 
 FRAME = "lissome_frame"  # a keyword of the model's forward: a frame of the caller's own, as of a cache that drops keys
 # what attention functions are given by some models, and what it does there

@@ -12,17 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lissome._errors import UsageError
 from lissome.attention import Attention, SelfAdjust, attend, causal, everything, stages
 from lissome.bridges.frames import check_rows, framed, mask
-
-try:
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
-except ImportError as error:
-    raise UsageError(
-        "lissome.bridges.transformers needs transformers; install it with: pip install 'lissome[language]'"
-    ) from error
+from lissome.bridges.installed import AttentionInterface, AttentionMaskInterface
 
 NAMES: Mapping[str, SelfAdjust] = {
     "lissome_sa_softmax": SelfAdjust(4),

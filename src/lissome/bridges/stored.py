@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,23 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lissome._checks import check_path
 from lissome._errors import UsageError
-from lissome.bridges.asked import OWN, Recipe
+from lissome.bridges.asked import OWN, USUAL, Recipe
 from lissome.bridges.attached import CHILD, attach
 from lissome.bridges.families import parts
+from lissome.bridges.folder import CONFIG, read_weights
+from lissome.bridges.installed import AutoConfig, AutoModelForCausalLM
 
-try:
-    from transformers import AutoConfig, AutoModelForCausalLM
-except ImportError as error:
-    raise UsageError(
-        "lissome.bridges.transformers needs transformers; install it with: pip install 'lissome[language]'"
-    ) from error
-
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOP = "layers."  # names of weights are alike from there, whatever head the model has
 
 
@@ -57,24 +49,27 @@ def load(folder: str | Path, *, kind: Any = AutoModelForCausalLM, recipe: Recipe
         named = {"recipe": recipe, "position": position}
     elif recipe is not None:
         raise UsageError(f"the stages in '{folder}' were given by names, which are {named}; leave recipe= out")
+    kept = read_weights(folder, lambda name: f".{CHILD}." in name)  # first: transformers opens any file of an index
     with _quiet_of_ours():
         found = kind.from_pretrained(folder, **options)
     delattr(found.config, CHILD)  # it speaks of stages that are not there yet
-    try:
-        attach(found, **named)
-    except TypeError as error:
-        raise UsageError(f"config.json in '{folder}' names stages wrongly: {error}") from error
-    _fill(found, folder)
+    attach(found, **named)
+    _fill(found, {_short(name): value for name, value in kept.items()}, folder)
     return found.eval()
 
 
 def _names(folder: Path, options: Any) -> dict[str, Any]:
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"'{folder}' holds no config.json; legal is a folder that save_pretrained wrote")
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"'{folder}' holds no {CONFIG}; legal is a folder that save_pretrained wrote")
     config = options.get("config") or AutoConfig.from_pretrained(folder)
     named = getattr(config, CHILD, None)
     if not isinstance(named, dict) or not named:
-        raise UsageError(f"config.json in '{folder}' names no stages of Lissome; read the model by from_pretrained")
+        raise UsageError(f"{CONFIG} in '{folder}' names no stages of Lissome; read the model by from_pretrained")
+    legal = ("recipe", "position") if named.get("recipe") == OWN else ("position", *USUAL)
+    if strange := sorted(named.keys() - {*legal}):
+        raise UsageError(
+            f"{CONFIG} in '{folder}' names stages wrongly: '{strange[0]}' is none; legal are {', '.join(legal)}"
+        )
     return dict(named)
 
 
@@ -95,9 +90,8 @@ def _quiet_of_ours() -> Iterator[None]:
         logger.removeFilter(other)
 
 
-def _fill(model: Any, folder: Path) -> None:
-    """Put the numbers of stages into a model, after a check that none is missing."""
-    there = _read(folder)
+def _fill(model: Any, there: dict[str, Tensor], folder: Path) -> None:
+    """Put the numbers of stages, by their short names, into a model, after a check that none is missing."""
     own = {_short(name): value for name, value in parts(model).model.state_dict().items() if f".{CHILD}." in name}
     if missing := sorted(own.keys() - there.keys()):
         raise UsageError(
@@ -115,26 +109,6 @@ def _fill(model: Any, folder: Path) -> None:
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(there[name])
-
-
-def _read(folder: Path) -> dict[str, Tensor]:
-    """Return the numbers of stages in a folder, by their short names."""
-    try:
-        files = [WHOLE]
-        if (folder / INDEX).is_file():
-            places = json.loads((folder / INDEX).read_text())["weight_map"]
-            files = sorted({file for name, file in places.items() if f".{CHILD}." in name})
-        found = {}
-        for file in files:
-            with safe_open(folder / file, "pt") as weights:
-                found |= {
-                    _short(name): weights.get_tensor(name) for name in list(weights.keys()) if f".{CHILD}." in name
-                }
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UsageError(
-            f"the weights in '{folder}' cannot be read ({error}); legal are {WHOLE} and {INDEX}"
-        ) from error
-    return found
 
 
 def _short(name: str) -> str:

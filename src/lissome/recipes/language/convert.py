@@ -12,15 +12,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from lissome import report
 from lissome._errors import RunError, UsageError
 from lissome._files import reason, write, write_json
 from lissome._weights import check_weights
-from lissome.bridges import llama, tokenizer
+from lissome.bridges import layout, llama, tokenizer
+from lissome.bridges.folder import CONFIG, WHOLE, read_object, read_weights
 from lissome.language import Bpe, Bytes, Vocabulary, describe_vocabulary
 from lissome.models import Decoder, DecoderShape
 from lissome.models.decoder import EPS
@@ -32,7 +31,6 @@ from lissome.recipes.language.source import TOKENS, VOCABULARY
 from lissome.recipes.settings import dump, load
 from lissome.report.language_files import SHAPE, TEXT, is_language
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, TOKENIZING = "tokenizer.json", "tokenizer_config.json"
 
 
@@ -55,12 +53,12 @@ def export_language(run: str | Path, out: str | Path) -> dict[str, Any]:
     trained = load_trained(run)
     model, end = trained.model, trained.vocabulary.end
     dtype = model.embedding.weight.dtype
-    config = llama.config_of(model.shape, model.recipes[0], eps=EPS, end=end, dtype=dtype)
+    config = llama.config_of(model.shape, model.recipes, eps=EPS, end=end, dtype=dtype)
     kept = json.loads((trained.path / VOCABULARY).read_text(encoding="utf-8"))
     told = tokenizer.of_bytes() if isinstance(trained.vocabulary, Bytes) else tokenizer.without_frame(kept)
-    weights = llama.outward(model.state_dict(), model.shape)
+    weights = layout.outward(model.state_dict(), model.shape)
     with _whole(out) as place:
-        write(place / WEIGHTS, safetensors.torch.save(weights, {"format": "pt"}))
+        write(place / WHOLE, safetensors.torch.save(weights, {"format": "pt"}))
         write_json(place / CONFIG, config)
         write_json(place / TOKENIZER, told)
         write_json(place / TOKENIZING, tokenizer.settings_of(told, end))
@@ -98,7 +96,7 @@ def import_language(folder: str | Path, out: str | Path, *, tokens: str | Path |
     shape = DecoderShape(**llama.sizes_of(config))
     eps = llama.eps_of(config)
     vocabulary = _vocabulary(folder, tokens, shape.vocabulary)
-    weights = llama.inward(_weights(folder), shape, eps=eps, own=EPS, source=f"'{folder}'")
+    weights = layout.inward(read_weights(folder), shape, eps=eps, own=EPS, source=f"'{folder}'")
     with torch.device("meta"):  # takes no memory
         check_weights(Decoder(shape).state_dict(), weights, f"'{folder}'", dtypes=False)
     told = shape.told()
@@ -142,52 +140,7 @@ def _config(folder: Path) -> dict[str, Any]:
         raise UsageError(f"'{folder}' is a run already; {legal}")
     if not (folder / CONFIG).is_file():
         raise UsageError(f"'{folder}' {'holds no ' + CONFIG if folder.is_dir() else 'is no folder'}; {legal}")
-    return _object(folder / CONFIG)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"'{path}' cannot be read ({reason(error)})") from error
-    except ValueError as error:
-        raise UsageError(f"'{path}' is no JSON ({error}); save the model again") from error
-    if not isinstance(told, dict):
-        raise UsageError(f"'{path}' holds a {type(told).__name__}; legal is an object of names and values")
-    return told
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """Return all weights of a folder, from one file or several."""
-    found = dict[str, Tensor]()
-    for name in _files(folder):
-        try:
-            found |= safetensors.torch.load_file(folder / name)
-        except FileNotFoundError as error:
-            raise UsageError(f"the weights '{folder / name}' are missing; copy the whole folder") from error
-        except OSError as error:
-            raise UsageError(f"the weights '{folder / name}' cannot be read ({reason(error)})") from error
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise UsageError(f"the weights '{folder / name}' are damaged ({error}); save the model again") from error
-    return found
-
-
-def _files(folder: Path) -> list[str]:
-    if (folder / WEIGHTS).is_file():
-        return [WEIGHTS]
-    if (folder / INDEX).is_file():
-        names = _object(folder / INDEX).get("weight_map")
-        if not isinstance(names, dict) or not all(_beside(name) for name in names.values()):
-            raise UsageError(f"'{folder / INDEX}' names no files of weights beside it; save the model again")
-        return sorted(set(names.values()))
-    pickled = sorted(path.name for path in folder.glob("*.bin"))
-    held = f" but {pickled[0]}, which could run code" if pickled else ""
-    raise UsageError(f"'{folder}' holds no {WEIGHTS}{held}; save the model by save_pretrained again")
-
-
-def _beside(name: object) -> bool:
-    """Whether a name is that of a file in the same folder."""
-    return isinstance(name, str) and name == Path(name).name and name.endswith(".safetensors")
+    return read_object(folder / CONFIG)
 
 
 def _vocabulary(folder: Path, asked: str | Path | None, size: int) -> Vocabulary:
@@ -201,7 +154,7 @@ def _vocabulary(folder: Path, asked: str | Path | None, size: int) -> Vocabulary
             f"there is no '{path}'; name the folder or file of a tokenizer by --tokenizer, or bytes, or save one that "
             f"has no {TOKENIZER} by transformers.AutoTokenizer"
         )
-    told = _object(path)
+    told = read_object(path)
     if tokenizer.is_of_bytes(told) and size == Bytes.size:
         return Bytes()
     try:

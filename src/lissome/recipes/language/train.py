@@ -140,7 +140,7 @@ def _finish(out: Path, settings: LanguageSettings, text: Text, result: Result) -
         "kind": "lm",
         "data": trained.text["name"],
         "preset": settings.model.preset,
-        "stages": model.recipes[0].explain(),
+        "stages": " / ".join(dict.fromkeys(recipe.explain() for recipe in model.recipes)),
         "vocabulary": vocabulary.size,
         "length": settings.length,
         "batch": settings.batch,

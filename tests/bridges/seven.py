@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import pytest
 import torch
 from transformers import (
     DynamicCache,
@@ -47,6 +48,8 @@ MODELS = {
     "phi3": (Phi3ForCausalLM, Phi3Config, GROUPS),
     "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, {}),
 }
+SEVEN = pytest.mark.parametrize("name", MODELS)
+NEAR = dict(rtol=0, atol=1e-10)  # in float64
 WINDOWS = {"mistral": (WINDOW, WINDOW), "qwen2": (None, WINDOW)}  # by layer
 
 STAGES = {
