@@ -327,8 +327,10 @@ def _padded(side: str, recipe: Attention, case: Case) -> None:
 
 
 def _looks_ahead(recipe: Attention, case: Case) -> bool:
-    frame = Frame.full(case.length, tokens=_drawn(case)[3])
-    ahead = bool((recipe.validity(frame)[:, 0] & (frame.distance < 0)).any())
+    # a rule may read tokens: those of the text, and those that `future` puts in their place
+    texts = (_drawn(replace(case, seed=case.seed + more))[3] for more in (0, 1000))
+    frames = [Frame.full(case.length, tokens=tokens) for tokens in texts]
+    ahead = any(bool((recipe.validity(frame)[:, 0] & (frame.distance < 0)).any()) for frame in frames)
     if ahead and recipe.validity.causal:
         _fail("future", f"the validity {recipe.validity.name} says that it is causal, and sees later keys")
     return ahead

@@ -24,6 +24,11 @@ def _patched(tensor, scope):
 interpreter._patch_lang_tensor = _patched
 
 
+def drawn(*shapes, dtype=EXACT, factor=1.0, trained=True):
+    """Return normal tensors of these shapes, of which gradients are asked where they are trained."""
+    return [(factor * torch.randn(shape, dtype=dtype)).to(DEVICE).requires_grad_(trained) for shape in shapes]
+
+
 def near(found, truth, tolerance=TOLERANCE, names=()):
     """Compare lists of tensors by their largest difference, relative to the largest entry, or absolutely below 1e-3."""
     for index, (one, other) in enumerate(zip(found, truth, strict=True)):

@@ -18,6 +18,7 @@ from lissome.attention import (
     Rotary,
     SelfAdjust,
     attend,
+    attention,
     causal,
     everything,
     explain,
@@ -69,7 +70,7 @@ def test_auto_takes_tiles_for_long_texts():
     recipe = Attention(causal, Alibi(12))
     assert "; by tiled: 50,331,648 pairs are more than are held at once (" in explain(q, k, Frame.full(2048), recipe)
     last = Frame.full(2048).rows(2047, 2048)
-    assert "; by naive: 24,576 pairs are held at once (not sdpa: " in explain(q[:, :, -1:], k, last, recipe)
+    assert "; by naive: 24,576 pairs are held at once (not compact: " in explain(q[:, :, -1:], k, last, recipe)
 
 
 @pytest.mark.parametrize("backend", ["naive", "tiled"])
@@ -256,3 +257,41 @@ def test_a_step_of_decoding_takes_no_tiles():
     said = explain(k[:, :, -1:], k, frame.rows(1999, 2000), recipe)
     assert "; by naive: 512,000 pairs are held at once (" in said
     assert "not self_adjust: that is for 524,288 pairs and 16 queries, and more" in said
+
+
+@pytest.mark.parametrize("names", [{}, {"position": "kerple"}, {"refine": "dape(3)"}, {"normalize": "self_adjust(4)"}])
+@pytest.mark.parametrize("backend", ["auto", "naive", "tiled"])
+@pytest.mark.parametrize(("batch", "length"), [(0, 5), (2, 0)])
+def test_nothing_gives_nothing(names, backend, batch, length):
+    x = torch.randn(batch, 2, length, 4, requires_grad=True)
+    out = attend(x, x, x, Frame.full(length), attention(2, 4, **names), backend=backend)
+    assert out.shape == x.shape
+    assert torch.autograd.grad(out.sum(), x)[0].shape == x.shape
+
+
+def test_fused_kernels_compile_for_lengths_that_stay_open():
+    recipe = Attention()
+
+    def run(q, k, v, frame):
+        return attend(q, k, v, frame, recipe, backend="sdpa")
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for length in (20, 33, 1):
+        tensors, frame = drawn(2, 2, 2, length=length), Frame.full(length)
+        torch.testing.assert_close(compiled(*tensors, frame), run(*tensors, frame))
+
+
+@pytest.mark.parametrize(
+    ("q", "sentence"),
+    [
+        (
+            torch.zeros(1, 0, 5, 4),
+            r"q \(1, 0, 5, 4\) or k \(1, 0, 5, 4\) has no head or no number; legal are 1 and more",
+        ),
+        (torch.zeros(1, 2, 5, 0), "has no head or no number"),
+        (torch.zeros(1, 2, 5, 4).to(torch.float8_e4m3fn), "dtype torch.float8_e4m3fn; legal are float16, bfloat16"),
+    ],
+)
+def test_tensors_that_hold_nothing_to_compare(q, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        attend(q, q, q, Frame.full(5), Attention())

@@ -21,9 +21,8 @@ def test_long_shapes_give_what_naive_gives(plan):
     assert_alike(convolved, plan)
 
 
-@pytest.mark.parametrize("kernel", [3, 5, 7, 41])
 @pytest.mark.parametrize("form", ["residual", "plain", "sum"])
-@pytest.mark.parametrize("keys", [1, 2, 3, 20])
+@pytest.mark.parametrize(("kernel", "keys"), [(3, 1), (5, 2), (7, 3), (41, 1), (41, 20)])
 def test_kernels_wider_than_the_keys(kernel, form, keys):
     """Most columns that the kernel reads lie outside: both edges are at work in every row."""
     assert_alike(convolved, Plan(kernel=kernel, form=form, queries=keys, keys=keys))

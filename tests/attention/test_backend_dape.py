@@ -173,7 +173,7 @@ def test_the_operators_keep_the_rules_of_torch(way, kernel):
     forward, backward = (getattr(torch.ops.lissome, name).default for name in (way.NAME, f"{way.NAME}_backward"))
     torch.library.opcheck(forward, (*given, 0.5, True))
     out, lse = forward(*given, 0.5, True)
-    torch.library.opcheck(backward, (slope, *given, out, lse, 0.5, True))
+    torch.library.opcheck(backward, (slope, out, lse, *given, 0.5, True))
 
 
 @pytest.mark.parametrize(("way", "kernel"), WAYS)
@@ -276,16 +276,29 @@ def test_kernels_are_refused():
     assert refusal(convolved, published) == "its hidden map is masked, and that of the refinement published"
 
 
-def test_forward_mode_is_refused():
+@pytest.mark.parametrize("of", ["q", "a parameter"])
+def test_forward_mode_is_refused(of):
     recipe, q = Attention(causal, None, Dape(2, biased=False)), torch.randn(1, 2, 5, 4)
+    weight = recipe.get_parameter("refine.inner.weight").detach()
     said = []
 
-    def call(q):
-        said.append(dape.refusal(q, q, q, Frame.full(5), recipe, 0.0))
-        return q
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recipe = recipe
 
-    torch.func.jvp(call, (q,), (q,))
-    assert said == ["it has no forward-mode derivative"]
+        def forward(self, q):
+            said.append(dape.refusal(q, q, q, Frame.full(5), self.recipe, 0.0))
+            return q
+
+    def call(x):
+        weights = {} if of == "q" else {"recipe.refine.inner.weight": x}
+        return functional_call(Layer(), weights, (x if of == "q" else q,))
+
+    start = q if of == "q" else weight
+    torch.func.jvp(call, (start,), (start,))
+    call(start)
+    assert said == ["it has no forward-mode derivative", ""]
 
 
 def test_a_stage_of_ones_own():

@@ -11,8 +11,21 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.profiler import ProfilerActivity, profile
 
 from lissome._errors import UsageError
-from lissome.attention import Alibi, Attention, Dape, Fire, Frame, Kerple, SelfAdjust, causal, everything, window
-from lissome.attention.backends import naive, strips
+from lissome.attention import (
+    Alibi,
+    Attention,
+    Dape,
+    Fire,
+    Frame,
+    Kerple,
+    SelfAdjust,
+    attend,
+    causal,
+    everything,
+    window,
+)
+from lissome.attention.attend import chosen
+from lissome.attention.backends import distances, naive, strips
 from lissome.attention.backends import self_adjust as tiles
 
 BIASES = {"none": lambda heads: None, "alibi": Alibi, "kerple": Kerple, "power": lambda heads: Kerple(heads, "power")}
@@ -93,14 +106,13 @@ def test_no_query_and_no_text():
 
 @pytest.mark.parametrize("normalize", ALL, ids=lambda one: one.name)
 def test_finite_differences(normalize):
-    bias = Kerple(2).double()
+    recipe = recipe_of(normalize, "kerple")
 
     def run(q, k, v, p, a):
-        table = torch.func.functional_call(bias, {"p": p, "a": a}, (framed(1, 6),))[0, :, 0].flip(-1)
-        out, _ = tiles._Forward.apply(q, k, v, table, normalize.variant, normalize.detach_extrema, 0.5)
-        return out
+        call = Call(recipe, functools.partial(tiles.attend, q, k, v, framed(5, 6), scale=0.5))
+        return torch.func.functional_call(call, {"recipe.bias.p": p, "recipe.bias.a": a}, ())
 
-    numbers = (*drawn(2, 1, 5, 6, size=2), bias.p, bias.a)
+    numbers = (*drawn(2, 1, 5, 6, size=2), *recipe.parameters())
     if normalize.detach_extrema and normalize.variant > 1:  # what is held constant moves in a difference
         with pytest.raises(GradcheckError):
             torch.autograd.gradcheck(run, numbers)
@@ -161,8 +173,9 @@ def test_views_of_other_strides():
 def test_the_operators_keep_torchs_rules():
     for bias in ("none", "kerple"):
         recipe = recipe_of(SelfAdjust(4), bias)
-        table = None if recipe.bias is None else tiles._table(recipe.bias, Frame.full(7), 2).detach()
-        inputs = [*(x.detach() for x in drawn()), table, 4, False, 0.5]
+        q, k, v = (x.detach() for x in drawn())
+        table = None if recipe.bias is None else distances.table(recipe.bias, q, 7).flip(-1).detach()
+        inputs = [q, k, v, table, 4, False, 0.5]
         torch.library.opcheck(tiles._run, inputs, test_utils=("test_schema", "test_faketensor"))
         slope, (out, known) = torch.ones_like(inputs[0]), tiles._run(*inputs)
         asked = [slope, out, known, *inputs]
@@ -203,6 +216,50 @@ class Call(torch.nn.Module):
 
     def forward(self):
         return self.run(self.recipe)
+
+
+@pytest.mark.parametrize("bias", ["none", "kerple"])
+def test_rows_of_a_batch(bias):
+    recipe, (q, k, v) = recipe_of(SelfAdjust(4), bias), (x.detach() for x in drawn(batch=3))
+
+    def loss(way, q, k, v):
+        return way.attend(q[None], k[None], v[None], Frame.full(7), recipe).square().sum()
+
+    rows = [torch.func.grad(functools.partial(loss, naive), (0, 1, 2))(q[i], k[i], v[i]) for i in range(3)]
+    found = torch.func.vmap(torch.func.grad(functools.partial(loss, tiles), (0, 1, 2)))(q, k, v)
+    for x, *y in zip(found, *rows, strict=True):
+        torch.testing.assert_close(x, torch.stack(y), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("of", ["q", "recipe.bias.p"])
+def test_auto_takes_another_way_in_forward_mode(monkeypatch, of):
+    """Where the tangent comes with the queries, and where it comes with a parameter."""
+    monkeypatch.setattr(tiles, "LEAST", 1)
+    recipe, frame = recipe_of(SelfAdjust(4), "kerple"), framed(20, 20)
+    q, k, v = (x.detach() for x in drawn(rows=20, keys=20))
+    assert chosen(q, k, frame, recipe) == tiles.NAME
+    given = {"q": q, **{f"recipe.{name}": number.detach() for name, number in recipe.named_parameters()}}
+
+    def call(way, x):
+        numbers = {**given, of: x}
+        run = functools.partial(way, numbers.pop("q"), k, v, frame)
+        return torch.func.functional_call(Call(recipe, run), numbers, ())
+
+    slope = torch.randn_like(given[of])
+    found, truth = (
+        torch.func.jvp(functools.partial(call, way), (given[of],), (slope,)) for way in (attend, naive.attend)
+    )
+    torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-12)
+    with pytest.raises(UsageError, match="backend self_adjust cannot run this: it has no forward-mode derivative"):
+        torch.func.jvp(functools.partial(call, functools.partial(attend, backend=tiles.NAME)), (given[of],), (slope,))
+
+
+def test_a_class_made_of_it_is_another_normalizer():
+    class Other(SelfAdjust):
+        pass
+
+    q, k, v = drawn()
+    assert "the normalizer is self_adjust(4)" in tiles.refusal(q, k, v, Frame.full(7), recipe_of(Other(4)), 0.0)
 
 
 def test_a_second_derivative_is_refused_and_not_wrong():
@@ -247,11 +304,15 @@ def test_a_bias_for_other_heads():
 @pytest.mark.parametrize(
     ("recipe", "dropout", "clause"),
     [
-        (Attention(), 0.0, "the normalizer is another"),
+        (Attention(), 0.0, "it runs self_adjust alone, and the normalizer is another"),
         (Attention(everything, normalize=SelfAdjust(4)), 0.0, "the validity is everything"),
         (Attention(causal & window(3), normalize=SelfAdjust(4)), 0.0, r"the validity is causal & window\(3\)"),
-        (Attention(refine=Dape(2), normalize=SelfAdjust(4)), 0.0, "the recipe refines scores"),
-        (Attention(bias=Fire(2, 8), normalize=SelfAdjust(4)), 0.0, "the bias depends on more than the distance"),
+        (Attention(refine=Dape(2), normalize=SelfAdjust(4)), 0.0, "it runs no refinement"),
+        (
+            Attention(bias=Fire(2, 8), normalize=SelfAdjust(4)),
+            0.0,
+            "depend on the distance alone and say so, and fire does not",
+        ),
         (Attention(normalize=SelfAdjust(4)), 0.5, "dropout"),
         (Attention(normalize=SelfAdjust(4)), 0.0, "^$"),
         (Attention(bias=Alibi(2), normalize=SelfAdjust(4, detach_extrema=True)), 0.0, "^$"),
@@ -266,6 +327,6 @@ def test_what_is_refused(recipe, dropout, clause):
 def test_frames_that_are_refused():
     recipe, (q, k, v) = Attention(normalize=SelfAdjust(4)), drawn()
     holes = Frame.full(7, present=torch.ones(1, 7).bool())
-    assert "not the last" in tiles.refusal(q, k, v, holes, recipe, 0.0)
-    assert "not the last" in tiles.refusal(q[:, :, :3], k, v, Frame.full(7).rows(0, 3), recipe, 0.0)
+    assert "the last of all keys" in tiles.refusal(q, k, v, holes, recipe, 0.0)
+    assert "the last of all keys" in tiles.refusal(q[:, :, :3], k, v, Frame.full(7).rows(0, 3), recipe, 0.0)
     assert tiles.refusal(q[:, :, :3], k, v, framed(3, 7), recipe, 0.0) == ""

@@ -7,7 +7,7 @@ from lissome.attention import Attention, Dape, Frame, Kerple, causal
 from lissome.attention.backends import naive, refined
 from lissome.attention.backends.triton import dape
 from lissome.attention.backends.triton.distances import distances
-from tests.attention.interpreted import DEVICE, EXACT, TOLERANCE, near
+from tests.attention.interpreted import DEVICE, EXACT, TOLERANCE, drawn, near
 
 
 def both(q, k, v, refine, bias=None, scale=0.25):
@@ -30,28 +30,24 @@ def both(q, k, v, refine, bias=None, scale=0.25):
     return [out, *found[:3], *further], truth
 
 
-def drawn(*shapes, dtype=EXACT):
-    return [torch.randn(shape, dtype=dtype).to(DEVICE).requires_grad_() for shape in shapes]
-
-
 def made(heads, dtype=EXACT, **named):
     return Dape(heads, width=5, **named).to(DEVICE, dtype), Kerple(heads).to(DEVICE, dtype)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_texts_groups_ragged_tiles_and_sides_of_any_size(kernel):
-    near(*both(*drawn((2, 4, 17, 8), (2, 2, 20, 8), (2, 2, 20, 24)), *made(4, kernel=kernel)))
+    near(*both(*drawn((2, 4, 5, 8), (2, 2, 20, 8), (2, 2, 20, 24)), *made(4, kernel=kernel)))
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("form", ["plain", "sum"])
 def test_every_form(kernel, form):
-    near(*both(*drawn(*[(1, 2, 18, 16)] * 3), *made(2, kernel=kernel, form=form)))
+    near(*both(*drawn(*[(1, 2, 7, 16)] * 3), *made(2, kernel=kernel, form=form)))
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_several_tiles_of_queries_and_keys(kernel):
-    near(*both(*drawn(*[(1, 1, 40, 16)] * 3), *made(1, kernel=kernel)))
+    near(*both(*drawn(*[(1, 1, 30, 16)] * 3), *made(1, kernel=kernel)))
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -61,7 +57,7 @@ def test_scores_alone(kernel):
 
 
 def test_a_wider_kernel():
-    near(*both(*drawn(*[(1, 1, 21, 16)] * 3), *made(1, kernel=5)))
+    near(*both(*drawn((1, 1, 5, 16), (1, 1, 21, 16), (1, 1, 21, 16)), *made(1, kernel=5)))
 
 
 def test_a_text_shorter_than_the_kernel():
@@ -70,7 +66,7 @@ def test_a_text_shorter_than_the_kernel():
 
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_half_precision_is_summed_in_float32(kernel):
-    q, k, v = drawn(*[(1, 2, 18, 16)] * 3, dtype=torch.float16)
+    q, k, v = drawn(*[(1, 2, 7, 16)] * 3, dtype=torch.float16)
     ours, truth = both(q, k, v, *made(2, torch.float32, kernel=kernel))
     assert [x.dtype for x in ours[:4]] == [torch.float32, *[torch.float16] * 3]
     near(ours[:4], truth[:4], 4e-3)

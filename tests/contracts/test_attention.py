@@ -1,5 +1,7 @@
 """What every recipe promises, over random recipes: the same functions that hold a stage of a user."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -41,39 +43,77 @@ def _frames(rows, length):
     return [whole, whole.rows(length - 1, length), whole.rows(length // 2, length), padded]
 
 
+def _assert_alike(plan, frame, scale, dtype, ways):
+    """Hold ways to naive, in the output and every gradient."""
+    recipe, case, rows = plan.recipe().to(dtype), plan.case, frame.queries.shape[1]
+    q = torch.randn(case.batch, case.heads, rows, case.dimension, dtype=dtype, requires_grad=True)
+    k, v = (torch.randn(case.batch, case.groups, case.length, case.dimension, dtype=dtype) for _ in "kv")
+    wanted = [q, k.requires_grad_(), v.requires_grad_(), *recipe.parameters()]
+    truth = attend(q, k, v, frame, recipe, scale=scale, backend="naive")
+    weights = torch.randn_like(truth)
+    slopes = torch.autograd.grad(truth, wanted, weights, allow_unused=True, materialize_grads=True)
+    tolerance = {"rtol": 1e-9, "atol": 1e-9} if dtype is torch.float64 else {"rtol": 1e-3, "atol": 3e-4}
+    for name in ways(q, k, v, frame, recipe):
+        found = attend(q, k, v, frame, recipe, scale=scale, backend=name)
+        torch.testing.assert_close(found, truth, **tolerance)
+        ours = torch.autograd.grad(found, wanted, weights, allow_unused=True, materialize_grads=True)
+        for slope, true in zip(ours, slopes, strict=True):
+            torch.testing.assert_close(slope, true, **tolerance)
+
+
+SCALES, DTYPES = st.none() | st.floats(0.1, 2.0), st.sampled_from([torch.float64, torch.float32])
+SERVED = {  # by each way: it may not refuse these, on whole frames
+    "compact": {
+        "position": "rotary",
+        "refine": "none",
+        "normalize": "softmax",
+        "validity": "causal & (sinks(1) | separators(3) | window(2))",
+    },
+    "sdpa": {"position": "rotary", "refine": "none", "normalize": "softmax"},
+    "dape": {"position": "kerple", "refine": "dape", "normalize": "softmax"},
+    "convolved": {"position": "alibi", "refine": "dape(3)", "normalize": "softmax"},
+    "self_adjust": {"position": "kerple", "refine": "none", "normalize": "self_adjust(4)"},
+}
+
+
 @examples
-@given(plan=plans(), scale=st.none() | st.floats(0.1, 2.0), dtype=st.sampled_from([torch.float64, torch.float32]))
+@given(plan=plans(), scale=SCALES, dtype=DTYPES)
 def test_every_way_that_does_not_refuse_equals_naive(plan, scale, dtype):
-    recipe, case = plan.recipe().to(dtype), plan.case
-    for frame in _frames(case.batch, case.length):
-        rows = frame.queries.shape[1]
-        q = torch.randn(case.batch, case.heads, rows, case.dimension, dtype=dtype, requires_grad=True)
-        k, v = (torch.randn(case.batch, case.groups, case.length, case.dimension, dtype=dtype) for _ in "kv")
-        wanted = [q, k.requires_grad_(), v.requires_grad_(), *recipe.parameters()]
-        truth = attend(q, k, v, frame, recipe, scale=scale, backend="naive")
-        weights = torch.randn_like(truth)
-        slopes = torch.autograd.grad(truth, wanted, weights, allow_unused=True, materialize_grads=True)
-        tolerance = {"rtol": 1e-9, "atol": 1e-9} if dtype is torch.float64 else {"rtol": 1e-3, "atol": 3e-4}
-        for name, way in SPECIAL.items():
-            if way.refusal(q, k, v, frame, recipe, 0.0):
-                continue
-            found = attend(q, k, v, frame, recipe, scale=scale, backend=name)
-            torch.testing.assert_close(found, truth, **tolerance)
-            ours = torch.autograd.grad(found, wanted, weights, allow_unused=True, materialize_grads=True)
-            for slope, true in zip(ours, slopes, strict=True):
-                torch.testing.assert_close(slope, true, **tolerance)
+    def ways(*given):
+        return [name for name, way in SPECIAL.items() if not way.refusal(*given, 0.0)]
+
+    for frame in _frames(plan.case.batch, plan.case.length):
+        _assert_alike(plan, frame, scale, dtype, ways)
 
 
-@pytest.mark.parametrize("names", [{}, {"normalize": "self_adjust(4)"}, {"validity": "causal & window(3)"}])
-def test_a_way_of_its_own_is_taken_where_it_serves(names):
-    x = torch.empty(64, 4, 64, 8, device="meta")
+@pytest.mark.parametrize("name", SPECIAL)
+@settings(max_examples=10, deadline=None)
+@given(plan=plans(), scale=SCALES, dtype=DTYPES)
+def test_every_way_serves_what_it_is_for_and_equals_naive(name, plan, scale, dtype):
+    plan = dataclasses.replace(plan, **{"validity": "causal", **SERVED[name]})
+    for frame in _frames(plan.case.batch, plan.case.length)[:3]:
+        _assert_alike(plan, frame, scale, dtype, lambda *_: [name])
+
+
+@pytest.mark.parametrize(
+    ("named", "texts", "names"),
+    [
+        ("sdpa", 64, {}),
+        ("sdpa", 64, {"validity": "causal & window(3)"}),
+        ("compact", 128, {"validity": "causal & (sinks(2) | window(3))"}),
+        ("dape", 64, {"position": "kerple", "refine": "dape"}),
+        ("convolved", 64, {"refine": "dape(3)"}),
+        ("self_adjust", 64, {"normalize": "self_adjust(4)"}),
+    ],
+)
+def test_a_way_of_its_own_is_taken_where_it_serves(named, texts, names):
+    x = torch.empty(texts, 4, 64, 8, device="meta")
     frame, recipe = Frame.full(64), attention(4, 8, **names)
-    named = "self_adjust" if "normalize" in names else "sdpa"
     assert f"; by {named}: made for such recipes; " in explain(x, x, frame, recipe)
 
 
 @pytest.mark.parametrize("length", [2, 5, 9])
-def test_fused_takes_no_part_of_a_text_with_a_past(length):
+def test_queries_behind_a_past_give_the_last_rows_of_the_whole(length):
     """A square mask from the corner would be wrong there: the queries are the last ones."""
     frame = Frame.full(length + 2).rows(2, length + 2)
     q, k = torch.randn(1, 2, length, 4), torch.randn(1, 2, length + 2, 4)

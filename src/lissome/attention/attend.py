@@ -9,13 +9,13 @@ from torch import Tensor
 import lissome.attention.backends.triton  # noqa: F401  (adds kernels to the operators where there is a GPU)
 from lissome._checks import check_kind, check_number
 from lissome._errors import UsageError, unknown
-from lissome.attention.backends import convolved, dape, naive, sdpa, self_adjust, tiled
+from lissome.attention.backends import compact, convolved, dape, naive, sdpa, self_adjust, tiled
 from lissome.attention.floor import floor
 from lissome.attention.frame import Frame
 from lissome.attention.recipe import Attention
 from lissome.attention.rotary import Rotary
 
-SPECIAL = {way.NAME: way for way in (sdpa, dape, convolved, self_adjust)}  # what serves some, the quickest first
+SPECIAL = {way.NAME: way for way in (compact, sdpa, dape, convolved, self_adjust)}  # for some recipes
 BACKENDS = ("auto", "naive", "tiled", *SPECIAL)
 QUERIES = 16  # with fewer, as in decoding, own tiles are too thin to pay; fused kernels are not
 LARGEST = 2**25  # pairs over rows and heads that are held whole: 128 MB for each stage in float32
@@ -42,9 +42,9 @@ def attend(
         recipe: validity, bias, refine, normalize.
         scale: of the products, 1 / sqrt(D) if None.
         dropout: part of the weights that is set to 0, after they are normalised.
-        backend: auto, naive (every pair in memory; the one that has derivatives of all orders), tiled (any recipe in
-            bounded memory), or one that serves some recipes: sdpa, dape, convolved, self_adjust. `explain` says which
-            one auto takes.
+        backend: auto, naive (every pair in memory; derivatives of all orders), tiled (any recipe in bounded memory; in
+            reverse mode all orders), or one that runs some recipes: compact, sdpa, dape, convolved, self_adjust.
+            `explain` says which one auto takes.
 
     Returns:
         (B, H, Tq, Dv) in v's dtype; a query that sees no key gets 0.
@@ -116,6 +116,10 @@ def _check(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, sca
     if any(x.ndim != 4 for x in (q, k, v)):
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
         raise UsageError(f"q, k, v have shapes {shapes}; legal are four dimensions (B, heads, T, D)")
+    if 0 in (q.shape[1], k.shape[1], q.shape[3]):
+        raise UsageError(f"q {tuple(q.shape)} or k {tuple(k.shape)} has no head or no number; legal are 1 and more")
+    if q.dtype.is_floating_point and q.dtype.itemsize < 2:
+        raise UsageError(f"q has dtype {q.dtype}; legal are float16, bfloat16, float32 and float64")
     if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise UsageError(f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} do not go together")
     if not (q.dtype == k.dtype == v.dtype and q.is_floating_point()):

@@ -86,6 +86,8 @@ class SelfAdjust:
 
     def _extrema(self, scores: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return min and max over visible keys, 0 in rows without any."""
+        if not scores.shape[-1]:  # torch has no minimum of nothing
+            return scores.sum(-1, keepdim=True), scores.sum(-1, keepdim=True)
         most = torch.finfo(scores.dtype).max
         empty = ~valid.any(-1, keepdim=True)
         low = scores.masked_fill(~valid, most).amin(-1, keepdim=True).masked_fill(empty, 0)

@@ -130,5 +130,7 @@ class Dape(nn.Module):
 
 def _convolved(layer: nn.Conv2d, x: Tensor) -> Tensor:
     # scores are float32 also where a model is held in half precision
+    if not x.numel():  # torch refuses a picture without pixels
+        return x.new_zeros(x.shape[0], layer.out_channels, *x.shape[2:])
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
     return F.conv2d(x, layer.weight.to(x.dtype), bias, padding=layer.padding)

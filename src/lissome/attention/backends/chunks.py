@@ -7,6 +7,9 @@ Queries stand in reverse order inside a tile: the latest first. A number that de
 same at (row, key) and (row + 1, key - 1), so it is a view of its table with stride 1 along rows and along keys, and so
 is the mask of the future. Tables are in the order of the keys: column j is what the last query, at Tk - 1, reads of
 key j; behind them stands room for the rows before it.
+
+`strips` does as much where heads never meet: it goes through key heads, not texts, and cuts a text once. Here they meet
+in the network, at every pair.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from lissome.attention.frame import Frame
 from lissome.attention.recipe import Attention
 
 NAME = "dape"
-LEAST = 2**17  # pairs over rows and heads, from which it is faster than naive
+LEAST = 2**17  # pairs from which it is the quicker one, by trial: training on a text of 128 tokens, 8 heads of 32
 _operator = refined.operator("dape")
 
 

@@ -30,10 +30,14 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Return the mix of values (B, H, Tq, Dv) of a recipe that is not refused."""
-    square, groups = _square(q, k, frame, recipe), q.shape[1] != k.shape[1]
-    mask = None if square else recipe.validity(frame)  # (1 or B, 1, Tq, Tk)
-    ahead = square and q.shape[2] > 1
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=ahead, scale=scale, enable_gqa=groups)
+    groups, mask, ahead = q.shape[1] != k.shape[1], None, False
+    # branches and not `and`: of a length that the compiler keeps open that is no bool, which the kernels want
+    if not _square(q, k, frame, recipe):
+        mask = recipe.validity(frame)  # (1 or B, 1, Tq, Tk)
+    elif q.shape[2] > 1:
+        ahead = True
+    out = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=ahead, scale=scale, enable_gqa=groups)
+    return out.to(v.dtype)  # autocast would give its own
 
 
 def _square(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> bool:

@@ -22,34 +22,26 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lissome._errors import UsageError
+from lissome.attention.backends import distances
+from lissome.attention.backends.once import differentiable
 from lissome.attention.backends.strips import LN2, grouped, parts
 from lissome.attention.frame import Frame
 from lissome.attention.normalize import EPS, SelfAdjust
 from lissome.attention.recipe import Attention
-from lissome.attention.validity import causal
 
 NAME = "self_adjust"
-LEAST = 2**19  # from 32 texts of 64 tokens in 4 heads of 16 on, a training step is faster than the naive way
+LEAST = 2**19  # pairs from which it is the quicker one, by trial: training on 32 texts of 64 tokens, 4 heads of 16
 
 
 def refusal(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dropout: float) -> str:
     """Return why the tiles cannot run a recipe on such tensors, or nothing."""
-    if not isinstance(recipe.normalize, SelfAdjust):
-        return "the normalizer is another, and it runs self_adjust alone"
-    if recipe.validity != causal:
-        return f"the validity is {recipe.validity.name}, and it runs causal alone"
+    if type(recipe.normalize) is not SelfAdjust:  # a class made of it may compute something else
+        return f"it runs self_adjust alone, and the normalizer is {getattr(recipe.normalize, 'name', 'another')}"
     if recipe.refine is not None:
-        return "the recipe refines scores"
-    if recipe.bias is not None and not getattr(recipe.bias, "stationary", False):
-        return "the bias depends on more than the distance"
-    if dropout:
-        return "it has no dropout"
-    if not frame.whole or q.shape[2] > k.shape[2]:
-        return "the queries are not the last of all keys"
-    return ""
+        return "it runs no refinement, and there is one"
+    return distances.refusal(q, k, v, frame, recipe, dropout)
 
 
 def attend(
@@ -59,28 +51,19 @@ def attend(
     normalize = recipe.normalize
     assert isinstance(normalize, SelfAdjust)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    table = None if recipe.bias is None else _table(recipe.bias, frame, q.shape[1])
-    out, _ = _Forward.apply(q, k, v, table, normalize.variant, normalize.detach_extrema, float(scale))
+    table = None if recipe.bias is None else distances.table(recipe.bias, q, k.shape[2]).flip(-1)
+    out, _ = _operator(q, k, v, table, normalize.variant, normalize.detach_extrema, float(scale))
     return out.to(v.dtype)
-
-
-def _table(bias: nn.Module, frame: Frame, heads: int) -> Tensor:
-    """Return the bias at each distance, (H, Tk), asked of the module itself: the last query and all keys."""
-    last = Frame(frame.keys[:1, -1:], frame.keys[:1])
-    with torch.autocast(frame.device.type, enabled=False):
-        found = bias(last)  # (1, H, 1, Tk)
-    if found.shape[1] != heads:
-        raise UsageError(f"the bias is for {found.shape[1]} heads, and q has {heads}")
-    return found[0, :, 0].flip(-1)
 
 
 @torch.library.custom_op("lissome::self_adjust", mutates_args=())
 def _run(
     q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, variant: int, detach: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the mix (B, H, Tq, Dv), and min, max and sum of rows, (3, B, H, Tq), all in float32 at least.
+    """Return the mix (B, H, Tq, Dv), and what its own backward reads, (3, B, H, Tq), both in float32 at least.
 
-    `table` (H, Tk) is the bias at each distance. What is known of rows is in powers of 2, and in an order of its own.
+    `table` (H, Tk) is the bias at each distance. Here min, max and sum of rows are known, in powers of
+    2 and in an order of its own.
     """
     out, known = _empty(q, k, v)
     with torch.autocast(q.device.type, enabled=False):
@@ -164,40 +147,7 @@ def _empty_slopes(slope, out, known, q, k, v, table, *_):
     return dq, dk, dv, out.new_empty(0 if table is None else table.shape)
 
 
-# functions around the operators: a derivative that is registered with an operator is none for torch.func
-class _Backward(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs):
-        return _run_backward(*inputs)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, *slopes):
-        raise UsageError(f"backend {NAME} has no second derivative; backend naive has derivatives of all orders")
-
-
-class _Forward(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs):
-        return _run(*inputs)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        *tensors, variant, detach, scale = inputs
-        ctx.save_for_backward(*output, *tensors)
-        ctx.numbers = variant, detach, scale
-        ctx.mark_non_differentiable(output[1])
-
-    @staticmethod
-    def backward(ctx, slope, _):
-        *tensors, table = ctx.saved_tensors
-        # a compiler allows no function inside a function
-        once = _run_backward if torch.compiler.is_compiling() else _Backward.apply
-        dq, dk, dv, dtable = once(slope, *tensors, table, *ctx.numbers)
-        return dq, dk, dv, None if table is None else dtable.to(table.dtype), None, None, None
+_operator = differentiable(NAME, tensors=4)
 
 
 def _image(low: Tensor, most: Tensor, variant: int) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,10 @@
 Keys stand in reverse order. Query i and column j of a strip of n queries are then i + j - (n - 1) apart: a bias that
 depends on the distance alone is a view of its table, with strides (1, 1), and its gradient sums a sheared view. The
 future lies in the first n columns, above the diagonal that leads up.
+
+`chunks` lays a table over queries likewise, and is another: there all heads of a pair meet in a network, so scores lie
+channel first and are cut once more, to the size of its hidden map. Here heads never meet, so key heads go by
+themselves, each with whole rows for its two passes, and a text is cut once.
 """
 
 from __future__ import annotations

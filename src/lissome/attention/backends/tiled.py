@@ -20,7 +20,16 @@ from lissome.attention.frame import Frame
 from lissome.attention.recipe import Attention
 
 PAIRS = 2**21  # scores of one tile, over rows and heads: 8 MB in float32
-LEAST = 32  # queries of one tile: with fewer the gradients of all keys cost more than those of the scores
+FEWEST = 32  # queries of one tile: with fewer the gradients of all keys cost more than those of the scores
+
+
+def queries_at_once(heads: int, keys: int) -> int:
+    """Return the queries of a tile, for so many heads over all rows and the keys that a query may read.
+
+    >>> queries_at_once(8, 2048), queries_at_once(8, 2**20)
+    (128, 32)
+    """
+    return max(FEWEST, PAIRS // max(1, heads * keys))
 
 
 class _Tile(NamedTuple):
@@ -70,7 +79,7 @@ def _tiles(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, tile: int | No
     # in a whole frame key j stands in column j, and query i of the last Tq in row i - (Tk - Tq)
     past = keys - rows
     reach = keys if rule.reach is None or not frame.whole else rule.reach + beside
-    size = tile or max(LEAST, PAIRS // (q.shape[0] * q.shape[1] * max(1, min(keys, reach + LEAST))))
+    size = tile or queries_at_once(q.shape[0] * q.shape[1], min(keys, reach + FEWEST))
     found = []
     for start in range(0, rows, size):
         stop = min(start + size, rows)

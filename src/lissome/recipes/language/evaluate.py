@@ -15,12 +15,12 @@ import torch
 from lissome import report
 from lissome._errors import UsageError
 from lissome._files import write_json
-from lissome.attention import Frame
+from lissome.attention import Attention, Frame
 from lissome.attention.attend import chosen
-from lissome.attention.backends.tiled import LEAST, PAIRS
+from lissome.attention.backends.tiled import queries_at_once
 from lissome.language import perplexity_by_length, read_corpus, split_tokens, write_tokens
 from lissome.language.perplexity import SCORED, WINDOWS
-from lissome.models import Decoder
+from lissome.models import Decoder, DecoderShape
 from lissome.recipes.language.archive import Trained, load_trained
 from lissome.recipes.language.source import Source, opened
 from lissome.recipes.training import device_of
@@ -92,19 +92,23 @@ def _own(trained: Trained) -> Source:
 def bytes_of(model: Decoder, length: int, scored: int) -> float:
     """Return about how many bytes a model takes to read one window.
 
-    Pairs are held whole, in tiles, or by ways of their own that hold next to none, as `attend` chooses.
+    Pairs are held whole, in tiles, or by ways of their own that hold next to none, as `attend` chooses; where layers
+    differ, the one that holds most counts.
 
     >>> from lissome.models import DecoderShape
     >>> model = Decoder(DecoderShape(vocabulary=256, layers=1, width=32, heads=4, position="kerple"))
     >>> bytes_of(model, 2048, 1) / bytes_of(model, 1024, 1) > 3
     True
     """
-    shape, recipe = model.shape, model.recipes[0]
+    return max(_bytes_with(recipe, model.shape, length, scored) for recipe in model.recipes)
+
+
+def _bytes_with(recipe: Attention, shape: DecoderShape, length: int, scored: int) -> float:
     pairs = length * length
     q = torch.empty(1, shape.heads, length, shape.width // shape.heads, device="meta")
     way = chosen(q, q, Frame.full(length, device="meta"), recipe)
     if way == "tiled":
-        pairs = 2 * max(PAIRS // shape.heads, LEAST * length)  # of a tile, and of the one before it
+        pairs = 2 * length * queries_at_once(shape.heads, length)  # of a tile, and of the one before it
     elif way != "naive":
         pairs = 0
     wide = 0 if recipe.refine is None else max((len(p) for p in recipe.refine.parameters() if p.ndim), default=0)

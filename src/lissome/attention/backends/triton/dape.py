@@ -50,7 +50,6 @@ def forward(
     residual: bool,
     *,
     precision: str = "ieee",
-    tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the mix of values and what `backward` needs of each row.
 
@@ -67,12 +66,11 @@ def forward(
         scale: of the products.
         residual: whether scores stay beside what the network finds.
         precision: of products of float32, ieee, tf32x3 or tf32; the network of half precision has tf32.
-        tile: sizes, None is by shape.
 
     Returns:
         (B, H, Tq, Dv), and the logarithms of the sums of rows, (B, H, Tq), both in at least float32.
     """
-    call = _Call(q, k, v, table, hidden, edge, inner, outer, scale, residual, precision, tile)
+    call = _Call(q, k, v, table, hidden, edge, inner, outer, scale, residual, precision)
     out = torch.empty(*q.shape[:3], v.shape[3], dtype=sums_of(q), device=q.device)
     logs = torch.empty(q.shape[:3], dtype=out.dtype, device=q.device)
     call.run(kernels.forward_kernel, call.tiles_of_queries, out, logs)
@@ -95,7 +93,6 @@ def backward(
     residual: bool,
     *,
     precision: str = "ieee",
-    tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, k, v, table, hidden, edge, inner and outer.
 
@@ -114,9 +111,8 @@ def backward(
         scale: see there.
         residual: see there.
         precision: see there.
-        tile: see there.
     """
-    call = _Call(q, k, v, table, hidden, edge, inner, outer, scale, residual, precision, tile)
+    call = _Call(q, k, v, table, hidden, edge, inner, outer, scale, residual, precision)
     slope, out, (batch, heads, rows, _) = slope.to(v.dtype).contiguous(), out.contiguous(), q.shape
     keys, width, half = k.shape[2], len(hidden), call.told["K"] // 2
     new = {"dtype": out.dtype, "device": q.device}
@@ -166,11 +162,10 @@ class _Call:
         scale: float,
         residual: bool,
         precision: str,
-        tile: Tile | None,
     ):
         heads, width = q.shape[1], len(hidden)
         kernel = inner.shape[1] // heads
-        self.tile = tile or _tile(kernel)
+        self.tile = _tile(kernel)
         hp, wp = power(heads), power(width)
         self.q, self.batch, self.keys = q.contiguous(), q.shape[0], k.shape[2]
         self.tiles_of_queries = parts(q.shape[2], self.tile.queries)

@@ -26,9 +26,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from lissome.attention.refine import SLOPE
+
 LOG2E = tl.constexpr(1.4426950408889634)
 LEAST = tl.constexpr(-1e30)  # below any score, and finite
-SLOPE = tl.constexpr(0.01)  # of the leaky ReLU
+LEAK = tl.constexpr(SLOPE)
 
 
 @triton.jit
@@ -130,7 +132,7 @@ def refined(
     before = tl.reshape(
         convolved(inner, s, tl.reshape(before, (WP, BM * BN)), K, WP, HP, BM, BN, NET, ACC), (WP, BM, BN)
     )
-    after = tl.where(before > 0, before, before * SLOPE)
+    after = tl.where(before > 0, before, before * LEAK)
     if K > 1:
         after = tl.where(valid, after, 0.0)
     z = convolved(outer, after, tl.zeros([HP, BM * BN], ACC), K, HP, WP, BM, BN, NET, ACC)
@@ -153,7 +155,7 @@ def slopes_of(
     right = valid & ((column >= edge) & (column < BN - edge))[None, None, :]  # beyond it Z lacks neighbours
     dz = tl.where(right, tl.exp2((z - log[:, :, None]) * LOG2E) * (dw - dl[:, :, None]), 0.0)
     dmap = transposed(outer, dz, K, HP, WP, BM, BN, NET, ACC)
-    dmap = tl.where(valid, tl.where(before > 0, dmap, dmap * SLOPE), 0.0)
+    dmap = tl.where(valid, tl.where(before > 0, dmap, dmap * LEAK), 0.0)
     ds = transposed(inner, dmap, K, WP, HP, BM, BN, NET, ACC)
     if RESIDUAL:
         ds += dz

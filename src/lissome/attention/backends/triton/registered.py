@@ -80,6 +80,8 @@ def forward_refined(
 
 def backward_refined(
     slope: Tensor,
+    out: Tensor,
+    logs: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -88,8 +90,6 @@ def backward_refined(
     edge: Tensor,
     inner: Tensor,
     outer: Tensor,
-    out: Tensor,
-    logs: Tensor,
     scale: float,
     residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

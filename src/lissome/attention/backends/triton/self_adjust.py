@@ -2,7 +2,7 @@
 
 Forward is one pass with three products where softmax attention has two; it keeps three numbers per row. Backward
 computes scores and slopes of weights once for queries and once for keys: seven products, as softmax attention has where
-nothing is added by atomics, so the last bits are the same in every run. A table that is trained costs two more.
+nothing is added by atomics, so the last bits are the same in every run. A table costs two more.
 """
 
 from __future__ import annotations
@@ -71,7 +71,6 @@ def backward(
     detach: bool,
     scale: float,
     *,
-    trained: bool = True,
     precision: str = "ieee",
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -88,7 +87,6 @@ def backward(
         variant: see there.
         detach: see there.
         scale: see there.
-        trained: whether the table's gradient is asked for; it is empty otherwise.
         precision: see there.
         tile: see there; square.
     """
@@ -106,7 +104,7 @@ def backward(
     each = (q, k, v, given, slope, *known, dl, lowest, highest, down, up)
     cut = tile or _keys_tile(q, v)
     start(kernels.keys_kernel, (parts(keys, cut.keys), batch * groups), (*each, dk, dv, *sizes), told, cut)
-    if table is None or not trained:
+    if table is None:
         return dq, dk, dv, known.new_empty(0)
     cut = tile or _table_tile(q, v)
     side = cut.keys

@@ -15,8 +15,6 @@ from torch import Tensor
 SMALLEST = 16  # the least side of a product on tensor cores
 WIDEST = 128  # numbers of a head; above it two sums of a tile leave the registers
 
-PRECISIONS = ("ieee", "tf32x3", "tf32")  # of products of float32; half precision is always summed in float32
-
 
 class Tile(NamedTuple):
     """Queries and keys of a tile, warps of a program, and tiles that are loaded ahead."""

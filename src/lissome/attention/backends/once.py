@@ -1,0 +1,83 @@
+"""Operators of torch with a first derivative in reverse mode: under autograd, torch.func, vmap and torch.compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lissome._errors import UsageError
+
+Operator = Callable[..., tuple[Tensor, Tensor]]
+
+
+def differentiable(name: str, *, tensors: int) -> Operator:
+    """Return the operator `lissome::name` with its derivative; a second one is refused in a sentence.
+
+    It takes tensors, of which some may be None, and then numbers. It gives the output, and what its own backward reads,
+    which has no derivative. That is `lissome::name_backward`, of the slope of the output, what was given out and what
+    was taken in; it gives a slope for each tensor, and any tensor where there was None.
+
+    Args:
+        name: of the operator, which is the backend's.
+        tensors: how many it takes.
+    """
+    run, back = (getattr(torch.ops.lissome, said).default for said in (name, f"{name}_backward"))
+    for each in (run, back):
+        torch.library.register_vmap(each, _one_by_one(each))
+
+    # functions around the operators: a derivative that is registered with an operator is none for torch.func
+    class Backward(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*inputs):
+            return back(*inputs)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(ctx, *slopes):
+            raise UsageError(f"backend {name} has no second derivative; backend naive has derivatives of all orders")
+
+    class Forward(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*inputs):
+            return run(*inputs)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*output, *inputs[:tensors])
+            ctx.numbers = inputs[tensors:]
+            ctx.mark_non_differentiable(output[1])
+
+        @staticmethod
+        def backward(ctx, slope, _):
+            # a compiler allows no function inside a function
+            once = back if torch.compiler.is_compiling() else Backward.apply
+            saved = ctx.saved_tensors  # a checkpoint gives them once
+            found = once(slope, *saved, *ctx.numbers)
+            slopes = [None if x is None else dx.to(x.dtype) for x, dx in zip(saved[2:], found, strict=True)]
+            return *slopes, *(None for _ in ctx.numbers)
+
+    return Forward.apply
+
+
+def _one_by_one(each: Any) -> Callable[..., tuple[tuple[Tensor, ...], tuple[int, ...]]]:
+    """Return the rule of an operator under vmap: one call after another."""
+
+    def rule(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        calls = [
+            each(*(x if dim is None else x.select(dim, i) for x, dim in zip(inputs, dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        found = tuple(torch.stack(outputs) for outputs in zip(*calls, strict=True))
+        return found, (0,) * len(found)
+
+    return rule
