@@ -23,7 +23,7 @@ class Norm(nn.Module):
     Attributes:
         weight: (width,), the scale g; 1 at the start.
 
-    >>> Norm(2)(torch.tensor([[3.0, 3.0]])).detach().round()
+    >>> Norm(2, eps=1e-6)(torch.tensor([[3.0, 3.0]])).detach().round()
     tensor([[1., 1.]])
     """
 
