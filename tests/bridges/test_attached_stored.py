@@ -169,3 +169,14 @@ def test_folders_that_are_none_are_refused(tmp_path):
         load(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"folder is 3; legal is the path of a directory"):
         load(3)  # type: ignore[arg-type]
+
+
+def test_a_damaged_folder_is_told_in_a_sentence(folder):
+    with pytest.raises(UsageError, match="kind is 3; legal are classes with from_pretrained"):
+        load(folder, kind=3)
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9])
+    with pytest.raises(UsageError, match=r"the weights '.*model.safetensors' are damaged"):
+        load(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UsageError, match=r"config.json' is no JSON \(.*\); save the model again"):
+        load(folder)

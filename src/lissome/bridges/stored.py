@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lissome._checks import check_path
+from lissome._checks import check_path, refuse
 from lissome._errors import UsageError
 from lissome.bridges.asked import OWN, USUAL, Recipe
 from lissome.bridges.attached import CHILD, attach
 from lissome.bridges.families import parts
-from lissome.bridges.folder import CONFIG, read_weights
+from lissome.bridges.folder import CONFIG, read_object, read_weights
 from lissome.bridges.installed import AutoConfig, AutoModelForCausalLM
 
 TOP = "layers."  # names of weights are alike from there, whatever head the model has
@@ -38,6 +38,8 @@ def load(folder: str | Path, *, kind: Any = AutoModelForCausalLM, recipe: Recipe
             and `recipe` is None.
     """
     folder = check_path("folder", folder)
+    if not callable(getattr(kind, "from_pretrained", None)):
+        raise refuse("kind", kind, "are classes with from_pretrained, such as AutoModelForCausalLM")
     named = _names(folder, options)
     position = named.get("position")
     if named.get("recipe") == OWN:
@@ -61,6 +63,7 @@ def load(folder: str | Path, *, kind: Any = AutoModelForCausalLM, recipe: Recipe
 def _names(folder: Path, options: Any) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         raise UsageError(f"'{folder}' holds no {CONFIG}; legal is a folder that save_pretrained wrote")
+    read_object(folder / CONFIG)  # in a sentence, before transformers reads it
     config = options.get("config") or AutoConfig.from_pretrained(folder)
     named = getattr(config, CHILD, None)
     if not isinstance(named, dict) or not named:
