@@ -15,11 +15,7 @@ from torch import Tensor, nn
 
 from lissome._checks import check_kind
 from lissome._errors import UsageError
-
-try:
-    from transformers import Cache, PreTrainedModel
-except ImportError as error:
-    raise UsageError("this needs transformers; install it with: pip install 'lissome[language]'") from error
+from lissome.bridges.installed import Cache, PreTrainedModel
 
 COUNTED = "get_query_offset" in vars(Cache)  # from 5.13 on a cache says in which stored column queries begin
 OURS = "lissome"  # how the names of our own attention functions begin

@@ -9,13 +9,9 @@ import torch
 from torch import Tensor
 
 from lissome._errors import UsageError
+from lissome.bridges.installed import CacheLayerMixin
 from lissome.bridges.ledger import Ledger, Swept
 from lissome.bridges.turned import turn
-
-try:
-    from transformers.cache_utils import CacheLayerMixin
-except ImportError as error:
-    raise UsageError("this needs transformers; install it with: pip install 'lissome[language]'") from error
 
 
 class Columns(CacheLayerMixin):

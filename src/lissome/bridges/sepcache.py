@@ -25,19 +25,12 @@ from lissome._checks import check_whole
 from lissome._errors import UsageError, unknown
 from lissome.bridges.announced import announcing, check_config, decoder_of, placing, present_of, tokens_of
 from lissome.bridges.columns import Columns
+from lissome.bridges.installed import GENERATION_MODES_MAPPING, Cache
 from lissome.bridges.kinds import check_room, windows_of
 from lissome.bridges.ledger import Ledger, Rule, Swept
 from lissome.bridges.marks import Every, marks_of
 from lissome.bridges.replaced import replaced
 from lissome.bridges.turned import angles, frequencies_of
-
-try:
-    from transformers import Cache
-    from transformers.generation.utils import GENERATION_MODES_MAPPING
-except ImportError as error:
-    raise UsageError(
-        "lissome.bridges.sepcache needs transformers; install it with: pip install 'lissome[language]'"
-    ) from error
 
 POSITIONS = ("text", "cache")
 SEES = ("stored", "window")

@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 
 from lissome._errors import UsageError
-
-try:
-    from transformers import DynamicCache
-except ImportError as error:
-    raise UsageError("this needs transformers; install it with: pip install 'lissome[language]'") from error
+from lissome.bridges.installed import DynamicCache
 
 PLACES = (2, 9)  # where the keys of a trial stand
 TOKENS = 8

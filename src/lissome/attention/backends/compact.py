@@ -14,13 +14,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lissome._errors import UsageError
 from lissome.attention.backends.dense import dense, dense_backward
+from lissome.attention.backends.once import differentiable
 from lissome.attention.backends.plan import Band, Part, Plan
 from lissome.attention.frame import Frame, positions
 from lissome.attention.normalize import softmax
@@ -57,7 +56,7 @@ def attend(
     assert split.near is not None
     kept = torch.zeros_like(frame.keys, dtype=torch.bool) if split.kept is None else split.kept(frame)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    out, _ = _Compact.apply(q, k, v, kept, None if frame.whole else frame.present, split.near, float(scale))
+    out, _ = _operator(q, k, v, kept, None if frame.whole else frame.present, split.near, float(scale))
     return out.to(v.dtype)
 
 
@@ -152,41 +151,7 @@ def _empty_slopes(slope, out, lse, q, k, v, *_):
     return dq, dk, dv
 
 
-class _Backward(torch.autograd.Function):
-    """The gradients, which have none of their own."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return _run_backward(*inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor):  # type: ignore[override]
-        raise UsageError(f"backend {NAME} has no second derivative; backend naive has derivatives of all orders")
-
-
-class _Compact(torch.autograd.Function):
-    """The operators as one function; autograd that is registered with an operator is closed to torch.func."""
-
-    @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, kept: Tensor, present: Tensor | None, near: int, scale: float):
-        return _run(q, k, v, kept, present, near, scale)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *tensors, near, scale = inputs
-        ctx.save_for_backward(*output, *tensors)
-        ctx.numbers = near, scale
-        ctx.mark_non_differentiable(output[1])
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor, _):  # type: ignore[override]
-        # a compiler cannot see through a function in the gradient of another
-        back = _run_backward if torch.compiler.is_compiling() else _Backward.apply
-        return *back(slope, *ctx.saved_tensors, *ctx.numbers), None, None, None, None
+_operator = differentiable(NAME, tensors=5)
 
 
 def _blocks(x: Tensor, part: Part) -> Tensor:

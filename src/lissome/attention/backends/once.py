@@ -17,8 +17,8 @@ def differentiable(name: str, *, tensors: int) -> Operator:
     """Return the operator `lissome::name` with its derivative; a second one is refused in a sentence.
 
     It takes tensors, of which some may be None, and then numbers. It gives the output, and what its own backward reads,
-    which has no derivative. That is `lissome::name_backward`, of the slope of the output, what was given out and what
-    was taken in; it gives a slope for each tensor, and any tensor where there was None.
+    which has no derivative. The backward is `lissome::name_backward`, of the slope of the output, what was given out
+    and what was taken in; it gives slopes for the first tensors, any where there was None; the others have none.
 
     Args:
         name: of the operator, which is the backend's.
@@ -63,8 +63,8 @@ def differentiable(name: str, *, tensors: int) -> Operator:
             once = back if torch.compiler.is_compiling() else Backward.apply
             saved = ctx.saved_tensors  # a checkpoint gives them once
             found = once(slope, *saved, *ctx.numbers)
-            slopes = [None if x is None else dx.to(x.dtype) for x, dx in zip(saved[2:], found, strict=True)]
-            return *slopes, *(None for _ in ctx.numbers)
+            slopes = [None if x is None else dx.to(x.dtype) for x, dx in zip(saved[2:], found, strict=False)]
+            return *slopes, *(None for _ in range(tensors - len(slopes))), *(None for _ in ctx.numbers)
 
     return Forward.apply
 
