@@ -254,6 +254,13 @@ def test_weights_of_another_model_are_refused(change, says):
         layout.inward(weights, shape, eps=EPS, own=EPS, source="'folder'")
 
 
+def test_layers_that_no_weights_are_of_are_told_at_once():
+    weights = LlamaForCausalLM(LlamaConfig(**THEIRS)).state_dict()
+    shape = DecoderShape(**llama.sizes_of({"model_type": "llama"} | THEIRS | {"num_hidden_layers": 10**9}))
+    with pytest.raises(UsageError, match="^'folder' says that it has 1,000,000,000 layers and holds weights of 2;"):
+        layout.inward(weights, shape, eps=EPS, own=EPS, source="'folder'")
+
+
 def test_bytes_are_a_tokenizer_of_256():
     read = Tokenizer.from_str(json.dumps(tokenizer.of_bytes()))
     text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x10000), *range(0x1F600, 0x1F700)]))

@@ -153,3 +153,6 @@ def test_what_would_be_left_out_is_refused():
         model(ids, attention_mask=mask)
     with pytest.raises(UsageError, match=r"attention_mask has shape \(2, 4, 7, 7\)"):
         model(ids, attention_mask=mask.bool().expand(-1, 4, -1, -1))
+    for shape in ((LENGTH,), (2, LENGTH - 2), (2, LENGTH, LENGTH)):
+        with pytest.raises(UsageError, match=r"tokens have been read with these; legal is \(B, 7\)"):
+            model(ids, attention_mask=torch.ones(shape, dtype=torch.long))

@@ -8,7 +8,7 @@ import torch
 
 from lissome._errors import UsageError
 from lissome.language import Bytes
-from lissome.recipes.language.separators import CLASSES, LONGEST, is_separator, separators
+from lissome.recipes.language.separators import CLASSES, LONGEST, separators
 from tests.recipes.decoders import WORDS, decoder, seen
 
 
@@ -75,12 +75,3 @@ def test_shares_are_written_where_they_are_asked_for_and_short_texts_are_refused
     with pytest.raises(UsageError, match="20 tokens are too few to look for separators; legal are 21 and more"):
         separators(decoder(), Bytes(), WORDS[:20], length=64)
     assert separators(decoder(), Bytes(), np.tile(WORDS, 3), length=5000)["length"] == LONGEST
-
-
-def test_separators_are_told_by_their_text_alone():
-    assert [text for text in (" ,", ".\n", "\t\t", ";", "::", "a.", " ", "", '"') if is_separator(text)] == [
-        " ,",
-        ".\n",
-        "\t\t",
-        ";",
-    ]

@@ -60,6 +60,9 @@ def mask(
         device: of what is returned.
         config: of the model.
         named: what `transformers.masking_utils.sdpa_mask` takes besides.
+
+    Raises:
+        UsageError: an attention_mask of another shape.
     """
     older = named.get("cache_position")
     if not _told_by_positions(mask_function, local_size, config):
@@ -70,6 +73,8 @@ def mask(
     if older is not None:
         q_length, q_offset, device = len(older), int(older[0]), older.device
     assert q_length is not None
+    if attention_mask is not None and isinstance(q_offset, int):
+        _check_columns(attention_mask, q_offset + q_length)
     compiled = torch.compiler.is_compiling()  # no look at values then
     if attention_mask is None or (not compiled and bool(attention_mask.all())):
         if isinstance(q_offset, int) and kv_offset == 0 and q_offset + q_length == kv_length:
@@ -146,6 +151,14 @@ def check_rows(frame: Frame, mask: Tensor | None, position_ids: Tensor | None) -
         there = mask[:, 0].diagonal(mask.shape[-1] - mask.shape[-2], -2, -1)  # a token that is there sees itself
     if bool((back & there[:, 1:] & there[:, :-1]).any()):
         raise packed()
+
+
+def _check_columns(mask: Tensor, least: int) -> None:
+    if mask.ndim != 2 or mask.shape[1] < least:
+        raise UsageError(
+            f"attention_mask has shape {tuple(mask.shape)}, and {least} tokens have been read with these; "
+            f"legal is (B, {least}), with a number for each of them"
+        )
 
 
 def _joined(recipe: Attention, rule: Validity) -> Attention:

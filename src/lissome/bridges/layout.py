@@ -72,6 +72,7 @@ def inward(weights: Mapping[str, Tensor], shape: Shape, *, eps: float, own: floa
         head, embedding = there.pop("lm_head.weight"), there.get("model.embed_tokens.weight")
         if embedding is not None and not torch.equal(head, embedding):
             raise UsageError(f"{source} says that the embedding is its output layer, and holds another lm_head.weight")
+    _check_layers(there, shape.layers, source)
     check_weights(_blank(shape), there, source, dtypes=False)
     for name, value in there.items():
         if value.dtype not in DTYPES:
@@ -83,6 +84,15 @@ def inward(weights: Mapping[str, Tensor], shape: Shape, *, eps: float, own: floa
         parts = [there[f"model.layers.{layer}.{name}"].to(dtype) for name in QKV]
         found[f"blocks.{layer}.heads.qkv.weight"] = torch.cat(parts)
     return found if eps == own else _scaled(found, math.sqrt(own / eps), tied=shape.tied)
+
+
+def _check_layers(there: Mapping[str, Tensor], layers: int, source: str) -> None:
+    """Refuse a number of layers that is not that of the weights, before a name is made for each."""
+    held = {found[1] for name in there if (found := re.match(r"model\.layers\.(\d+)\.", name))}
+    if len(held) != layers:
+        raise UsageError(
+            f"{source} says that it has {layers:,} layers and holds weights of {len(held):,}; save it again"
+        )
 
 
 def _scaled(weights: Weights, c: float, *, tied: bool) -> Weights:

@@ -1,8 +1,9 @@
 r"""Which ids of a vocabulary end a segment of text (SepLLM, arXiv 2412.12094).
 
 An id counts when its text, spaces stripped, is made only of . , ? ! ; : newline and tab, or was spaces alone. So " ,",
-".\n" and "  " count, and "a." does not, nor "{\n". The paper's own lists are shorter (`PAPER`): they leave out what
-joins two of the characters, such as ".\n".
+".\n" and "  " count, and "a." does not, nor "{\n". Where each id is one character, as in a vocabulary of bytes, spaces
+do not count: there they stand between words, and elsewhere most are part of one. The paper's own lists are shorter
+(`PAPER`): they leave out what joins two of the characters, such as ".\n".
 
 This module loads neither torch nor transformers, and tokenizers only to read a file.
 """
@@ -46,9 +47,11 @@ def separator_ids(tokenizer: Any, *, characters: str = CHARACTERS) -> tuple[int,
 
     >>> from lissome.language import Bytes
     >>> separator_ids(Bytes())
-    (9, 10, 32, 33, 44, 46, 58, 59, 63)
+    (9, 10, 33, 44, 46, 58, 59, 63)
     """
-    found = tuple(id for id, text in texts(tokenizer).items() if is_separator(text, characters))
+    spelled = texts(tokenizer)
+    joined = any(len(text) > 1 for text in spelled.values())
+    found = tuple(id for id, text in spelled.items() if is_separator(text, characters) and (joined or text.strip(" ")))
     if not found:
         raise UsageError(
             f"no id of this {type(tokenizer).__name__} is made of {' '.join(map(repr, characters))} alone; give ids of "

@@ -19,7 +19,7 @@ from lissome.attention.backends import naive
 from lissome.attention.frame import Frame
 from lissome.attention.recipe import Attention
 
-PAIRS = 2**21  # scores of one tile, over rows and heads: 8 MB in float32
+PAIRS = 2**20  # scores of one tile, over rows and heads: 4 MB in float32
 FEWEST = 32  # queries of one tile: with fewer the gradients of all keys cost more than those of the scores
 
 
@@ -27,7 +27,7 @@ def queries_at_once(heads: int, keys: int) -> int:
     """Return the queries of a tile, for so many heads over all rows and the keys that a query may read.
 
     >>> queries_at_once(8, 2048), queries_at_once(8, 2**20)
-    (128, 32)
+    (64, 32)
     """
     return max(FEWEST, PAIRS // max(1, heads * keys))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lissome._errors import UsageError
 from lissome._files import write_json
+from lissome.bridges.separators import separator_ids
 from lissome.language import Vocabulary
 from lissome.language.score import scoring
 from lissome.models import Decoder
@@ -24,7 +25,6 @@ LONGEST = 1024  # tokens of a window in which all pairs are looked at
 WINDOWS = 16
 FIRST, NEAR = 4, 16  # tokens
 SHORTEST = FIRST + NEAR + 1  # tokens of a window
-MARKS = frozenset(".,?!;:")  # arXiv 2412.12094
 CLASSES = ("separators", "first", f"first_{FIRST}", f"nearest_{NEAR}", "far_separators", "rest")
 
 
@@ -39,10 +39,9 @@ def separators(
 ) -> dict[str, Any]:
     """Measure how much attention falls on separators, the first tokens and the nearest, and what would be even.
 
-    A separator is a token whose text, spaces stripped, is one of . , ? ! ; : or holds a newline or tab
-    (arXiv 2412.12094). Each row of weights counts as |w| / sum |w|, so that self-adjusted ones, whose rows do not sum
-    to 1, compare; rows of nothing but zeros are left out. Rows that see fewer than 21 keys back are too: the first 4
-    and the nearest 16 then never meet.
+    Separators are those of `lissome.bridges.separators.separator_ids` (arXiv 2412.12094). Each row of weights counts as
+    |w| / sum |w|, so that self-adjusted ones, whose rows do not sum to 1, compare; rows of nothing but zeros are left
+    out. Rows that see fewer than 21 keys back are too: the first 4 and the nearest 16 then never meet.
 
     Args:
         model: put into evaluation meanwhile.
@@ -69,7 +68,8 @@ def separators(
     starts = np.linspace(0, len(ids) - span, min(windows, len(ids) // span)).astype(np.int64)
     held = [ids[start : start + span].astype(np.int64) for start in starts]
     occur = np.unique(np.concatenate(held)).tolist()
-    kinds = {i: text for i in occur if is_separator(text := vocabulary.decode([i]))}
+    ends = set(separator_ids(vocabulary))
+    kinds = {i: vocabulary.decode([i]) for i in occur if i in ends}
     depth, heads = model.shape.layers, model.shape.heads
     shares, sums = torch.zeros(depth, heads, len(CLASSES), dtype=torch.float64), torch.zeros(2, depth, heads).double()
     even, rows = torch.zeros(len(CLASSES), dtype=torch.float64), span - SHORTEST + 1
@@ -100,15 +100,6 @@ def separators(
     if out is not None:
         write_json(Path(out) / SEPARATORS, found)
     return found
-
-
-def is_separator(text: str) -> bool:
-    r"""Say whether a token's text ends a segment.
-
-    >>> [is_separator(text) for text in (" ,", ".", ".\n", "\t", "a.", "", " ")]
-    [True, True, True, True, False, False, False]
-    """
-    return text.strip(" ") in MARKS or "\n" in text or "\t" in text
 
 
 def _classes(marked: Tensor, start: int) -> Tensor:
