@@ -10,8 +10,8 @@ the nonlinearity 32 P each (2.7 H P); V2 holds the masked input and map too.
 
 The expectation, before it was run. Passes over memory and the exponentials weigh as much as the products: kernel 1
 some 3 times and kernel 3 some 5 times Kerple, naive. Tiles skip the keys that lie in the future, about half, and each
-is run twice in a training step: forward 0.6 of naive, with the gradient about 0.8. The peak is that of one tile of 4
-million scores, 150 to 300 MB, where naive grows with P: a tenth of naive's. With the allocator as it comes every
+is run twice in a training step: forward 0.6 of naive, with the gradient about 0.8. The peak is that of one tile of a
+million scores, 25 to 150 MB, where naive grows with P: a seventeenth of naive's, and less. With the allocator as it comes every
 tensor above 32 MB is given back and its pages are faulted in anew, one fault per 4 kB: some 0.25 s per GB, so naive at
 2,048 gains by `lissome.optim.keep_memory`, and tiles, whose tensors are smaller than that, less.
 
