@@ -3,7 +3,19 @@
 import pytest
 import torch
 
-from lissome.attention import Attention, Dape, Frame, Validity, causal, every_kth, everything, window
+from lissome.attention import (
+    Attention,
+    Dape,
+    Frame,
+    Validity,
+    causal,
+    every_kth,
+    everything,
+    separated,
+    separators,
+    sinks,
+    window,
+)
 from lissome.attention.floor import Floor, floor
 
 
@@ -14,6 +26,20 @@ def test_pairs_are_those_that_the_rule_lets_see(rule, rows, keys):
     frame = Frame.full(keys).rows(keys - rows, keys)
     seen = int(rule(frame).sum())
     assert floor(q, k, frame, Attention(rule)) == Floor(2 * seen * 4 * 4 * 8, 2 * 4 * (q.numel() + k.numel()))
+
+
+@pytest.mark.parametrize("rule", [
+    separated([1], initial=1, near=3),
+    causal & separators([1]),
+    causal & (sinks(2) | every_kth(3) | window(2)),
+    causal & (separators([1]) | window(50)),
+])  # fmt: skip
+@pytest.mark.parametrize(("rows", "keys"), [(1, 1), (7, 7), (1, 9), (4, 9), (0, 3)])
+def test_keys_that_stay_visible_from_afar_count_text_by_text(rule, rows, keys):
+    q, k = torch.empty(3, 4, rows, 8), torch.empty(3, 2, keys, 8)
+    frame = Frame.full(keys, tokens=torch.randint(0, 2, (3, keys))).rows(keys - rows, keys)
+    seen = int(rule(frame).expand(3, 1, rows, keys).sum())
+    assert floor(q, k, frame, Attention(rule)).operations == seen * 4 * 4 * 8
 
 
 @pytest.mark.parametrize("rule", [everything, every_kth(2), window(3), Validity(causal.see)])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from lissome._errors import UsageError
+from lissome.attention.backends.once import forward_mode
 from lissome.attention.frame import Frame
 from lissome.attention.recipe import Attention
 from lissome.attention.validity import causal
@@ -45,7 +45,4 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dr
         return "there is nothing to attend to"
     if dropout:
         return f"it has no dropout, and {dropout} is asked for"
-    asked = (q, k, v, *recipe.parameters())
-    if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(x).tangent is not None for x in asked):
-        return "it has no forward-mode derivative"
-    return ""
+    return forward_mode((q, k, v, *recipe.parameters()))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lissome._errors import UsageError
 
@@ -66,7 +67,23 @@ def differentiable(name: str, *, tensors: int) -> Operator:
             slopes = [None if x is None else dx.to(x.dtype) for x, dx in zip(saved[2:], found, strict=False)]
             return *slopes, *(None for _ in range(tensors - len(slopes))), *(None for _ in ctx.numbers)
 
-    return Forward.apply
+    def apply(*inputs):
+        if not torch.compiler.is_compiling():
+            return Forward.apply(*inputs)
+        given = [x for x in inputs[:tensors] if x is not None]
+        # a compiler cannot call the function where nothing is to be derived, nor with one tensor in two places
+        if not (torch.is_grad_enabled() and any(x.requires_grad for x in given)):
+            return run(*inputs)
+        return Forward.apply(*(None if x is None else x.view_as(x) for x in inputs[:tensors]), *inputs[tensors:])
+
+    return apply
+
+
+def forward_mode(asked: Iterable[Tensor]) -> str:
+    """Return why such operators do not serve tensors of which a forward-mode derivative is asked, or an empty text."""
+    if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(x).tangent is not None for x in asked):
+        return "it has no forward-mode derivative"
+    return ""
 
 
 def _one_by_one(each: Any) -> Callable[..., tuple[tuple[Tensor, ...], tuple[int, ...]]]:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lissome.attention.backends import convolved, self_adjust, toeplitz
+from lissome.attention.backends import compact, convolved, self_adjust, toeplitz
 from lissome.attention.backends import dape as unconvolved
 from lissome.attention.backends.toeplitz import Numbers
+from lissome.attention.backends.triton import compact as gathered
 from lissome.attention.backends.triton import dape, shapes
 from lissome.attention.backends.triton import self_adjust as adjusted
 
@@ -27,6 +28,7 @@ def add() -> None:
         (self_adjust.NAME, forward_adjusted, backward_adjusted),
         (unconvolved.NAME, forward_refined, backward_refined),
         (convolved.NAME, forward_refined, backward_refined),
+        (compact.NAME, forward_compact, backward_compact),
     ):
         torch.library.register_kernel(f"lissome::{name}", "cuda", run)
         torch.library.register_kernel(f"lissome::{name}_backward", "cuda", back)
@@ -99,6 +101,33 @@ def backward_refined(
         dq, dk, dv, of = toeplitz.backward(slope, q, k, v, numbers, out, logs, scale, residual)
         return dq, dk, dv, of.table, of.hidden, of.edge, of.inner, of.outer
     return dape.backward(slope, q, k, v, *numbers, out, logs, scale, residual, precision=_precision())
+
+
+def forward_compact(
+    q: Tensor, k: Tensor, v: Tensor, kept: Tensor, present: Tensor | None, near: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return what `lissome::compact` does."""
+    if shapes.refusal(q, k, v, gathered.SHARED):
+        return _plainly(compact._run)(q, k, v, kept, present, near, scale)
+    return gathered.forward(q, k, v, kept, present, near, scale, precision=_precision())
+
+
+def backward_compact(
+    slope: Tensor,
+    out: Tensor,
+    logs: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kept: Tensor,
+    present: Tensor | None,
+    near: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `lissome::compact_backward` does."""
+    if shapes.refusal(q, k, v, gathered.SHARED):
+        return _plainly(compact._run_backward)(slope, out, logs, q, k, v, kept, present, near, scale)
+    return gathered.backward(slope, out, logs, q, k, v, kept, present, near, scale, precision=_precision())
 
 
 def _refused(q: Tensor, k: Tensor, v: Tensor, numbers: Numbers) -> str:
