@@ -30,7 +30,10 @@ RACES = (
     "dape",
     "self-adjust",
     "compact",
+    "training",
+    "caches",
     "gpu-attention",
+    "looped",
 )
 TRIALS = (
     "records",

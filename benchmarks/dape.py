@@ -11,9 +11,9 @@ the nonlinearity 32 P each (2.7 H P); V2 holds the masked input and map too.
 The expectation, before it was run. Passes over memory and the exponentials weigh as much as the products: kernel 1
 some 3 times and kernel 3 some 5 times Kerple, naive. Tiles skip the keys that lie in the future, about half, and each
 is run twice in a training step: forward 0.6 of naive, with the gradient about 0.8. The peak is that of one tile of a
-million scores, 25 to 150 MB, where naive grows with P: a seventeenth of naive's, and less. With the allocator as it comes every
-tensor above 32 MB is given back and its pages are faulted in anew, one fault per 4 kB: some 0.25 s per GB, so naive at
-2,048 gains by `lissome.optim.keep_memory`, and tiles, whose tensors are smaller than that, less.
+million scores, 25 to 150 MB, where naive grows with P: a seventeenth of it, and less. With the allocator as it comes
+every tensor above 32 MB is given back and its pages are faulted in anew, one fault per 4 kB: some 0.25 s per GB, so
+naive at 2,048 gains by `lissome.optim.keep_memory`, and tiles, whose tensors are smaller than that, less.
 
 Tiles made for DAPE, `own`, and causal attention by torch's fused kernel, `sdpa`, the unit they are held to. Operations
 per pair of the past: sdpa 4 H D = 3,072 forward and 10 H D = 7,680 backward; the network on scores 4 k H W = 1,536 k

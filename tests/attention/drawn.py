@@ -32,11 +32,19 @@ class Plan:
         return made(make, self.case.heads, self.case.seed)
 
 
-def plans(*, hidden="masked", detached=True, refine=None):
-    """Draw a plan; `hidden` of DAPE, whether extrema may be held constant, and the refinement, if it is given."""
+def plans(*, hidden="masked", detached=True, refine=None, summed=True):
+    """Draw a plan.
+
+    Args:
+        hidden: of DAPE.
+        detached: whether extrema may be held constant.
+        refine: the refinement, if it is given.
+        summed: whether weights may be as many large scores, whose sum leaves half precision.
+    """
     adjusted = [f"self_adjust({variant})" for variant in (1, 2, 3, 4)]
     if detached:
         adjusted += [f"self_adjust({variant}, detach_extrema=True)" for variant in (2, 3, 4)]
+    linear = ["linear(mean=True)"] + ["linear"] * summed
     dape = st.builds(
         lambda kernel, form, width: f"dape({kernel}, form={form}, hidden={hidden}, width={width})",
         st.sampled_from([1, 3, 5, 9]),
@@ -47,7 +55,7 @@ def plans(*, hidden="masked", detached=True, refine=None):
         Plan,
         st.sampled_from(POSITIONS),
         st.just(refine) if refine else st.just("none") | dape,
-        st.just("softmax") | st.sampled_from(adjusted),
+        st.just("softmax") | st.sampled_from(adjusted) | st.sampled_from(linear),
         st.just("causal") | st.recursive(st.sampled_from(RULES), _joined, max_leaves=4),
         _cases(),
     )

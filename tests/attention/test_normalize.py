@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lissome._errors import UsageError
-from lissome.attention import SelfAdjust, softmax
+from lissome.attention import Frame, Linear, SelfAdjust, attend, attention, softmax
+from lissome.attention.attend import SPECIAL
 from lissome.attention.normalize import EPS
 from tests.oracles import attention as oracle
 
@@ -135,3 +136,29 @@ def test_other_variants_are_refused(variant):
 def test_a_word_is_no_truth_value():
     with pytest.raises(UsageError, match="detach_extrema of self_adjust is 'no'; legal are True and False"):
         SelfAdjust(4, detach_extrema="no")
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_linear_weights_are_the_scores_that_are_seen(mean):
+    visible = torch.tensor([[[[True, False, True, True, False], [False] * 5]]])
+    found = Linear(mean=mean)(ROW.expand(1, 1, 2, 5), visible)[0, 0]
+    truth = oracle.weights([ROW[j] for j in (0, 2, 3)], Linear(mean=mean).name)
+    torch.testing.assert_close(found[0, [0, 2, 3]], torch.stack(truth))
+    assert found[0, [1, 4]].tolist() == [0, 0]
+    assert found[1].tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("name", ["linear", "linear(mean=True)"])
+def test_linear_is_built_by_the_name_it_tells_and_fused_ways_refuse_it(name):
+    recipe, x = attention(2, 4, normalize=name), torch.randn(1, 2, 3, 4)
+    assert recipe.normalize.name == name
+    assert recipe.explain() == f"causal; rotary; {name}"
+    for way in SPECIAL:
+        with pytest.raises(UsageError, match=f"backend {way} cannot run this: "):
+            attend(x, x, x, Frame.full(3), recipe, backend=way)
+    torch.testing.assert_close(*(attend(x, x, x, Frame.full(3), recipe, backend=way) for way in ("naive", "tiled")))
+
+
+def test_mean_of_linear_is_a_flag():
+    with pytest.raises(UsageError, match="mean of linear is 2; legal are True and False"):
+        Linear(mean=2)

@@ -72,7 +72,9 @@ def formulas(recipe, plan):
         "base": float(base[0]) if plan.position.startswith("rotary") else None,
         "bias": bias,
         "refine": refine,
-        "variant": int((re.findall(r"\d", plan.normalize) or [0])[0]),
+        "variant": plan.normalize
+        if plan.normalize in oracle.LINEAR
+        else int((re.findall(r"\d", plan.normalize) or [0])[0]),
         "detach_extrema": "detach" in plan.normalize,
     }
 

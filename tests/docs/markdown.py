@@ -66,7 +66,7 @@ def small(command: list[str]) -> list[str]:
         if word == "--jobs":
             words[place + 1] = "1"
     trains = "--help" not in words and (words[:1] == ["demo"] or words[1:2] in (["solve"], ["adapt"]))
-    looks = words[:1] == ["fit"] or words[1:2] == ["diagnose"] or words[:2] == ["lm", "train"]  # in one process
+    looks = words[:1] == ["fit"] or words[1:2] == ["diagnose"] or words[:2] in (["lm", "train"], ["icl", "train"])
     words += ["--quick"] * ((trains or looks) and "--quick" not in words)
     if words[1:2] == ["bench"]:
         words += [part for change in BENCH for part in ("--set", change)] + ["--jobs", "1"]

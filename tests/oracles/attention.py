@@ -100,10 +100,15 @@ def dape(W1, b1, W2, b2, *, form="residual", hidden="masked", slope=0.01):
     return refine
 
 
+LINEAR = {"linear": False, "linear(mean=True)": True}  # whether it is over the number of keys
+
+
 def weights(z, variant=0, detach_extrema=False):
-    """The weights of one row over its visible keys, a list of scalars; variant 0 is the softmax."""
+    """The weights of one row over its visible keys, a list of scalars; variant 0 is the softmax, "linear" none."""
     if not z:
         return []
+    if variant in LINEAR:
+        return [value / (len(z) if LINEAR[variant] else 1) for value in z]
     top = max(float(value.detach()) for value in z)
     parts = [torch.exp(value - top) for value in z]
     p = [part / sum(parts) for part in parts]

@@ -6,7 +6,7 @@ from lissome.attention.bias import Alibi, Fire, Kerple
 from lissome.attention.build import attention
 from lissome.attention.cache import GrowingCache
 from lissome.attention.frame import Frame
-from lissome.attention.normalize import SelfAdjust, softmax
+from lissome.attention.normalize import Linear, SelfAdjust, softmax
 from lissome.attention.recipe import Attention
 from lissome.attention.refine import Dape
 from lissome.attention.rotary import Rotary
@@ -23,6 +23,7 @@ __all__ = [
     "Frame",
     "GrowingCache",
     "Kerple",
+    "Linear",
     "Rotary",
     "SelfAdjust",
     "SeparatorCache",

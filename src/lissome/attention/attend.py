@@ -75,20 +75,20 @@ def stages(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, *, scale: floa
     return naive.stages(q, k, frame, recipe, scale)
 
 
-def explain(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> str:
+def explain(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, *, dropout: float = 0.0) -> str:
     """Return the stages in words, the backend that `attend` takes for such tensors and why, and the floor of a pass.
 
     Values are taken to be as keys; errors as of `attend`.
     """
     _check(q, k, k, frame, recipe)
-    taken, why = _choose(q, k, k, frame, recipe, 0.0)
+    taken, why = _choose(q, k, k, frame, recipe, dropout)
     return f"{recipe.explain()}; by {taken}: {why}; forward at least {floor(q, k, frame, recipe)}"
 
 
-def chosen(q: Tensor, k: Tensor, frame: Frame, recipe: Attention) -> str:
+def chosen(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, *, dropout: float = 0.0) -> str:
     """Return the name of the backend that `attend` takes for such tensors, values being as keys; errors as of it."""
     _check(q, k, k, frame, recipe)
-    return _choose(q, k, k, frame, recipe, 0.0)[0]
+    return _choose(q, k, k, frame, recipe, dropout)[0]
 
 
 def _choose(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dropout: float) -> tuple[str, str]:
@@ -99,6 +99,8 @@ def _choose(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dr
         why = way.refusal(q, k, v, frame, recipe, dropout)
         if not why and way.LEAST and (pairs < way.LEAST or q.shape[2] < QUERIES):
             why = f"that is for {way.LEAST:,} pairs and {QUERIES} queries, and more"
+        if not why and k.shape[2] < way.SHORTEST:
+            why = f"that is for {way.SHORTEST:,} keys and more"
         if not why:
             return name, "made for such recipes"
         refused.append(f"not {name}: {why}")

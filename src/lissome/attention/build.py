@@ -10,7 +10,7 @@ from torch import nn
 from lissome._checks import check_whole
 from lissome._errors import UsageError
 from lissome.attention.bias import Alibi, Fire, Kerple
-from lissome.attention.normalize import SelfAdjust, softmax
+from lissome.attention.normalize import Linear, SelfAdjust, softmax
 from lissome.attention.notation import made, rule
 from lissome.attention.recipe import Attention
 from lissome.attention.refine import WIDTH, Dape
@@ -18,7 +18,7 @@ from lissome.attention.rotary import BASE, Rotary
 
 POSITIONS = ("none", "rotary", "alibi", "kerple", "fire")
 REFINEMENTS = ("none", "dape")
-NORMALIZERS = ("softmax", "self_adjust")
+NORMALIZERS = ("softmax", "self_adjust", "linear")
 
 
 def attention(
@@ -38,7 +38,7 @@ def attention(
         dimension: D of a head.
         position: none, rotary, rotary(base=500000), alibi, kerple, kerple(power), fire.
         refine: none, dape, dape(3) for DAPE V2, dape(3, form=plain, hidden=published, zero_init=True).
-        normalize: softmax, self_adjust(4), self_adjust(4, detach_extrema=True).
+        normalize: softmax, self_adjust(4), self_adjust(4, detach_extrema=True), linear, linear(mean=True).
         validity: causal, window(256), sinks(4), separators(13, 198), every_kth(8), everything, joined by & and |.
         length: the training length, which FIRE needs.
 
@@ -79,7 +79,7 @@ def attention(
         rule(validity),
         bias,
         made(refine, "refine", {"none": _nothing, "dape": dape}),
-        made(normalize, "normalize", {"softmax": lambda: softmax, "self_adjust": SelfAdjust}),
+        made(normalize, "normalize", {"softmax": lambda: softmax, "self_adjust": SelfAdjust, "linear": Linear}),
         rotary=rotary,
     )
 

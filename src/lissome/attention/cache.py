@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from torch import Tensor
 from lissome._checks import check_columns, check_whole
 from lissome._errors import UsageError
 from lissome.attention.frame import Frame, positions
+
+FRAME = ("queries", "keys", "tokens", "present", "whole")  # what is kept of a frame
 
 
 class GrowingCache:
@@ -88,6 +92,18 @@ class GrowingCache:
             raise UsageError(f"layer {layer} adds to a cache for {len(self.layers)}; legal are 0 and more, below that")
         return self.layers[layer].append(k, v, self.length)
 
+    def state(self) -> dict[str, Any]:
+        """Return all that is held, as tensors, numbers and lists of them, for `restore`."""
+        frame = None if self.frame is None else {name: getattr(self.frame, name) for name in FRAME}
+        return {"length": self.length, "frame": frame, "layers": [each.state() for each in self.layers]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Hold what another cache of as many layers held when it gave its `state`; what comes next is the same."""
+        self.length = state["length"]
+        self.frame = None if state["frame"] is None else Frame(**state["frame"])
+        for layer, own in zip(self.layers, state["layers"], strict=True):
+            layer.restore(own)
+
 
 class _Buffer:
     """Keys and values of one layer, with room behind them."""
@@ -111,6 +127,20 @@ class _Buffer:
         keys[:, :, start:stop], values[:, :, start:stop] = k.detach(), v.detach()
         self.length = stop
         return keys[:, :, :stop], values[:, :, :stop]
+
+    def state(self) -> dict[str, Any]:
+        if self.kept is None:
+            return {"kept": None, "room": 0}
+        return {"kept": [each[:, :, : self.length] for each in self.kept], "room": self.kept[0].shape[2]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        if state["kept"] is None:
+            self.kept, self.length = None, 0
+            return
+        keys, values = state["kept"]
+        self.length = keys.shape[2]
+        # as much room as there was: kernels may round otherwise where rows lie elsewhere
+        self.kept = _grown(keys, self.length, state["room"]), _grown(values, self.length, state["room"])
 
 
 def _grown(old: Tensor, length: int, room: int) -> Tensor:

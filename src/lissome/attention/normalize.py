@@ -1,4 +1,4 @@
-"""From scores to weights: softmax, and the self-adjusting variants of arXiv 2502.18277.
+"""From scores to weights: softmax, the self-adjusting variants of arXiv 2502.18277, and the scores themselves.
 
 Per row of scores z over the visible keys, with p = softmax(z), m = min z, M = max z (section 3, eq. 6 to 9):
 
@@ -41,6 +41,36 @@ def softmax(scores: Tensor, valid: Tensor) -> Tensor:
     # the least finite number and not -inf: an empty row then has finite gradients
     least = torch.finfo(scores.dtype).min
     return torch.softmax(scores.masked_fill(~valid, least), -1).masked_fill(~valid, 0)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Linear attention: the weights are the scores of visible keys (arXiv 2212.07677, where it does gradient descent).
+
+    Attributes:
+        mean: divide by the number of visible keys.
+
+    Raises:
+        UsageError: mean is neither True nor False.
+
+    >>> Linear()(torch.tensor([[[[2.0, -3.0]]]]), torch.tensor([[[[True, True]]]]))
+    tensor([[[[ 2., -3.]]]])
+    """
+
+    mean: bool = False
+
+    def __post_init__(self):
+        check_flag("mean of linear", self.mean)
+
+    @property
+    def name(self) -> str:
+        """What `explain` says."""
+        return f"linear{'(mean=True)' if self.mean else ''}"
+
+    def __call__(self, scores: Tensor, valid: Tensor) -> Tensor:
+        """Return the weights (B, H, Tq, Tk); a row that sees no key gives 0."""
+        seen = scores.masked_fill(~valid, 0)
+        return seen / valid.sum(-1, keepdim=True).clamp(min=1) if self.mean else seen
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Attention(nn.Module):
         validity: what may be seen, `causal` unless told otherwise.
         bias: `Alibi`, `Kerple`, `Fire` or a module of yours.
         refine: `Dape` or a module of yours.
-        normalize: `softmax`, `SelfAdjust(4)` or a function of yours.
+        normalize: `softmax`, `SelfAdjust(4)`, `Linear()` or a function of yours.
         rotary: turns queries and keys; `rotate` applies it, before keys go into a cache.
 
     Raises:

@@ -14,8 +14,9 @@ which drops between them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -209,6 +210,24 @@ class SeparatorCache:
             )
         return self.layers[layer].append(k.detach(), v.detach(), self._step)
 
+    def state(self) -> dict[str, Any]:
+        """Return all that is held, as tensors, numbers and lists of them, for `restore`."""
+        columns = self.columns
+        return {
+            "columns": None if columns is None else [columns.tokens, columns.places, columns.turned],
+            "read": self._read,
+            "whole": self.whole,
+            "dropped": self.dropped,
+            "layers": [each.state() for each in self.layers],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Hold what another cache of the same sizes held when it gave its `state`; what comes next is the same."""
+        self.columns = None if state["columns"] is None else Columns(*state["columns"])
+        self._read, self.whole, self.dropped = state["read"], state["whole"], state["dropped"]
+        for layer, own in zip(self.layers, state["layers"], strict=True):
+            layer.restore(own)
+
 
 Cache = GrowingCache | SeparatorCache
 
@@ -255,6 +274,17 @@ class _Layer:
             self.shown.add(k)
         return self.shown.all(), self.values.all()
 
+    def state(self) -> dict[str, Any]:
+        rooms = {"keys": self.keys, "values": self.values} | ({} if self.shown is self.keys else {"shown": self.shown})
+        return {name: room.all() for name, room in rooms.items() if room.length}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.keys, self.values, self.shown = (_Room(self.room) for _ in range(3))
+        for name, held in state.items():
+            {"keys": self.keys, "values": self.values, "shown": self.shown}[name].add(held)
+        if "shown" not in state:
+            self.shown = self.keys
+
 
 class _Room:
     """A tensor (B, G, length, D) with room behind it."""
@@ -266,7 +296,7 @@ class _Room:
     def add(self, x: Tensor) -> None:
         old, stop = self.held, self.length + x.shape[2]
         if old is None or old.shape[2] < stop:
-            self.held = x.new_empty(*x.shape[:2], max(self.room, stop), x.shape[3])
+            self.held = x.new_empty(*x.shape[:2], max(min(self.room, 2 * stop), stop), x.shape[3])
             if old is not None:
                 self.held[:, :, : self.length] = old[:, :, : self.length]
         assert self.held is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -107,6 +107,17 @@ class Columns(CacheLayerMixin):
         if tokens_to_remove and self.length:
             self.length += tokens_to_remove
             self.keys, self.values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def state(self) -> dict[str, Any]:
+        """Return what is stored, as tensors and None, for `restore`."""
+        return {"keys": self.keys, "values": self.values, "arrived": self.arrived}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Store what another layer stored."""
+        self.reset()
+        if state["keys"] is not None:
+            self.lazy_initialization(state["keys"], state["values"])
+            self.arrived, self.length = state["arrived"], state["keys"].shape[2]
 
     def reset(self) -> None:
         """Forget all."""

@@ -21,6 +21,7 @@ try:
         sdpa_mask,
         sliding_window_causal_mask_function,
     )
+    from transformers.utils import logging
 except ImportError as error:
     raise UsageError("this bridge needs transformers; install it with: pip install 'lissome[language]'") from error
 
@@ -35,6 +36,7 @@ __all__ = [
     "DynamicCache",
     "PreTrainedModel",
     "causal_mask_function",
+    "logging",
     "sdpa_mask",
     "sliding_window_causal_mask_function",
 ]

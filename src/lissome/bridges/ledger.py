@@ -7,14 +7,17 @@ Tokens are noted as they come and read when something is to be dropped, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lissome._errors import UsageError
 from lissome.bridges.marks import Marks
+
+STATE = ("stored", "left", "gone", "swept", "shown", "positions", "text", "marked", "_turned", "_count")
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,18 @@ class Ledger:
             change, (self.text, self.marked, self._turned, self._count)
         )
         self.shown = None if self.shown is None else change(self.shown)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is known, as tensors and numbers, for `restore`."""
+        self.read()
+        return {name: getattr(self, name) for name in STATE}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Know what another ledger of the same rule knew."""
+        self.clear()
+        for name in STATE:
+            setattr(self, name, state[name])
+        self._read = self.stored
 
 
 def _turned(ids: Tensor, present: Tensor | None, positions: Tensor | None, start: int) -> Tensor:

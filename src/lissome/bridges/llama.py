@@ -80,6 +80,8 @@ class Shape(Protocol):
     def dropout(self) -> float: ...  # noqa: D102
     @property
     def length(self) -> int | None: ...  # noqa: D102
+    @property
+    def body(self) -> str: ...  # noqa: D102
 
 
 def config_of(
@@ -104,6 +106,8 @@ def config_of(
     >>> config["model_type"], config["sliding_window"]
     ('mistral', 4)
     """
+    if shape.body != "plain":
+        raise _unknown("body", shape.body, "plain")
     forms = [_parts(recipe) for recipe in recipes]
     if len(set(forms)) > 1:
         kinds = " and ".join(f"'{kind}'" for kind in dict.fromkeys(recipe.explain() for recipe in recipes))

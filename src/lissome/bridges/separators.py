@@ -1,7 +1,7 @@
 r"""Which ids of a vocabulary end a segment of text (SepLLM, arXiv 2412.12094).
 
 An id counts when its text, spaces stripped, is made only of . , ? ! ; : newline and tab, or was spaces alone. So " ,",
-".\n" and "  " count, and "a." does not, nor "{\n". Where each id is one character, as in a vocabulary of bytes, spaces
+".\n" and "  " count, and "a." does not, nor "{\n". Where ids are one character, as in a vocabulary of bytes, spaces
 do not count: there they stand between words, and elsewhere most are part of one. The paper's own lists are shorter
 (`PAPER`): they leave out what joins two of the characters, such as ".\n".
 
@@ -50,7 +50,7 @@ def separator_ids(tokenizer: Any, *, characters: str = CHARACTERS) -> tuple[int,
     (9, 10, 33, 44, 46, 58, 59, 63)
     """
     spelled = texts(tokenizer)
-    joined = any(len(text) > 1 for text in spelled.values())
+    joined = sum(len(text) > 1 for text in spelled.values()) > len(spelled) / 4  # not the few special ones alone
     found = tuple(id for id, text in spelled.items() if is_separator(text, characters) and (joined or text.strip(" ")))
     if not found:
         raise UsageError(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -236,6 +236,19 @@ class SepCache(Cache):
             ledger.clear()
         super().reset()
         self.mean_stored, self.most_stored, self._forwards = 0.0, 0, 0
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is held, as tensors, numbers and lists of them, for `restore`."""
+        own = {"mean": self.mean_stored, "most": self.most_stored, "forwards": self._forwards}
+        parts = {"ledgers": self.ledgers, "columns": self.columns}
+        return own | {name: [each.state() for each in held] for name, held in parts.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Hold what another cache of the same sizes held when it gave its `state`; what comes next is the same."""
+        self.mean_stored, self.most_stored, self._forwards = state["mean"], state["most"], state["forwards"]
+        for name, held in (("ledgers", self.ledgers), ("columns", self.columns)):
+            for part, own in zip(held, state[name], strict=True):
+                part.restore(own)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Put the rows of a beam search in another order."""

@@ -15,6 +15,7 @@ try:
     import lissome
     from lissome._errors import Interrupted, LissomeError, UsageError, unknown
     from lissome.cli.fit import fit, predict
+    from lissome.cli.icl import icl
     from lissome.cli.lm import lm
     from lissome.cli.options import Jobs, Json, Out, Quick, Resume, Seed
     from lissome.cli.output import print_json, say, tell
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(pde, name="pde")
 app.add_typer(lm, name="lm")
+app.add_typer(icl, name="icl")
 app.command()(fit)
 app.command()(predict)
 
@@ -44,6 +46,10 @@ def show(run: Annotated[Path, typer.Argument(help="A run or comparison directory
         return say(lissome.report.table_terminal(rows[0]), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
     if not as_json and rows[0].get("kind") == "lm":
         return say(lissome.report.language_terminal(*rows), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
+    if not as_json and rows[0].get("kind") == "stream":
+        return say(lissome.report.stream_terminal(rows[0]), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
+    if not as_json and rows[0].get("kind") == "icl":
+        return say(lissome.report.incontext_terminal(rows[0]), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
     tell(rows, run, as_json)
 
 
@@ -159,7 +165,10 @@ def _guarded(run: Callable[[], Any]) -> int:
 
 
 def _completed(text: str, error: Exception) -> str:
-    """Name the legal verbs where the parser knows none of that name."""
+    """Name what came where the parser's own sentence does not, and the legal verbs where it knows none of that name."""
+    told: Any = getattr(error.__cause__, "errors", None)  # of the library that reads numbers for the parser
+    if text.startswith("Invalid value for ") and told is not None and (came := repr(told()[0]["input"])) not in text:
+        return text.replace(": ", f": {came}: ", 1)
     verbs = getattr(getattr(getattr(error, "ctx", None), "command", None), "commands", None)
     if not verbs or not text.startswith("No such command '"):
         return text

@@ -20,6 +20,7 @@ from lissome.bridges.separators import listed
 from lissome.cli.options import Changes, Device, Json, Out, Quick, Resume, Seconds, Seed, SettingsFile, Steps, file_of
 from lissome.cli.output import print_json, say
 from lissome.recipes.language.settings import PRECISIONS, PRESETS, QUICK, LanguageSettings, check_kept, read_lengths
+from lissome.recipes.language.stream_settings import CACHES, POSITIONS, PROTOCOLS, StreamSettings
 from lissome.recipes.ranks_settings import BASES, RULES, RanksSettings
 from lissome.recipes.settings import load
 
@@ -73,6 +74,11 @@ def train(
     refine: Annotated[str | None, typer.Option(help="none, dape, or dape(3) for DAPE V2.")] = None,
     normalize: Annotated[str | None, typer.Option(help="softmax or self_adjust(4).")] = None,
     validity: Annotated[str | None, typer.Option(help="causal, or such as 'causal & window(256)'.")] = None,
+    visible: Annotated[
+        str | None, typer.Option(help="all, 'separators(near=64)', sinks, 'fixed(8)', or such as 'ht(separators)'.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="A run whose weights and vocabulary it begins with.")] = None,
+    body: Annotated[str | None, typer.Option(help="plain, 'algoformer(6)' or 'looped(6)': layers run 6 times.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens that the model sees in training.")] = None,
     batch: Annotated[int | None, typer.Option(help="Windows of a step, over all processes.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Parts in which a step is computed, for less memory.")] = None,
@@ -94,6 +100,7 @@ def train(
     given: dict[str, Any] = {"data": corpus, "vocabulary": vocabulary, "vocabulary_size": vocabulary_size}
     given |= {"model.preset": preset, "model.position": position, "model.refine": refine}
     given |= {"model.normalize": normalize, "model.validity": validity, "seed": seed, "device": device}
+    given |= {"model.visible": visible, "model.body": body, "start": start}
     given |= {"precision": precision, "training.accumulate": accumulate, "training.compile": compile_}
     given |= QUICK if quick else {}
     own = {"length": length, "batch": batch, "training.steps": steps, "training.seconds": seconds}
@@ -183,6 +190,41 @@ def import_(
     if as_json:
         return print_json(found)
     say(lissome.report.language_terminal(found), f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
+
+
+@lm.command()
+def stream(
+    model: Annotated[
+        str | None, typer.Argument(help="Run of `lissome lm train`, or local folder of a transformers model.")
+    ] = None,
+    out: Out = Path("runs/stream"),
+    text: Annotated[str | None, typer.Option(help="A file of text, or a folder of them.")] = None,
+    cache: Annotated[str | None, typer.Option(help=f"{', '.join(CACHES)}.")] = None,
+    initial: Annotated[int | None, typer.Option(help="First tokens that stay.")] = None,
+    separators_kept: Annotated[int | None, typer.Option(help="Newest separators that stay.")] = None,
+    local: Annotated[int | None, typer.Option(help="Newest tokens that stay.")] = None,
+    capacity: Annotated[int | None, typer.Option(help="The most tokens that are held.")] = None,
+    every: Annotated[int | None, typer.Option(help="Of cache fixed: which tokens stay in place of separators.")] = None,
+    positions: Annotated[str | None, typer.Option(help=f"{', '.join(POSITIONS)}.")] = None,
+    protocol: Annotated[str | None, typer.Option(help=f"{', '.join(PROTOCOLS)}.")] = None,
+    chunk: Annotated[int | None, typer.Option(help="Tokens of a forward.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="To score, at most; the whole text if not given.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or file, if not beside the model; or bytes.")] = None,
+    device: Device = None,
+    settings: SettingsFile = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Read a long text as one stream through a bounded cache; draw perplexity, speed and memory along it."""
+    given: dict[str, Any] = {"model": model, "text": text, "cache": cache, "initial": initial, "local": local}
+    given |= {"separators_kept": separators_kept, "capacity": capacity, "every": every, "positions": positions}
+    given |= {"protocol": protocol, "chunk": chunk, "tokens": tokens, "tokenizer": tokenizer, "device": device}
+    asked = load(StreamSettings, file=file_of(settings, out, resume), given=given, changes=changes or [])
+    found = lissome.recipes.stream_language(asked, out, resume=resume)
+    if as_json:
+        return print_json(found)
+    say(lissome.report.stream_terminal(found), f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
 
 
 @lm.command()

@@ -9,6 +9,7 @@ import torch
 
 GROUP = Path("/sys/fs/cgroup")  # limits of a container
 SYSTEM = Path("/proc/meminfo")
+PROCESS = Path("/proc/self/statm")  # pages: all, resident, shared
 FULL = ("can't allocate memory", "not enough memory")  # what torch says on a CPU
 
 
@@ -21,6 +22,14 @@ def available_memory(device: torch.device) -> int | None:
         return None
     found = [left for left in (_system(SYSTEM), _group(GROUP)) if left is not None]
     return min(found, default=None)
+
+
+def resident_memory() -> int | None:
+    """Return the bytes of memory that this process holds now; None where the system does not tell."""
+    try:
+        return int(PROCESS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, AttributeError, ValueError, IndexError):  # not on Windows or macOS
+        return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -52,6 +52,15 @@ class TokenFile:
         """All ids, (count,), read from the disk as they are asked for; they cannot be written."""
         return np.asarray(np.memmap(self.path, LEGAL[self.dtype], "r", shape=(self.count,)))
 
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Return some ids, (n,), read anew: of a long text that is read once, `ids` would leave all in memory."""
+        start, stop, _ = part.indices(self.count)
+        dtype = LEGAL[self.dtype]
+        return np.fromfile(self.path, dtype, max(0, stop - start), offset=start * dtype.itemsize)
+
 
 def write_tokens(
     path: str | os.PathLike[str],

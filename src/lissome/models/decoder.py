@@ -2,6 +2,8 @@
 
 tokens -> embedding -> L times (x + attend(norm(x)); x + feed(norm(x))) -> norm -> logits
 
+Some layers may run several times, as the shape says: each run has its own place in a cache.
+
 RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202) or GELU, tied embeddings (arXiv 1608.05859), grouped-query heads
 (arXiv 2305.13245).
 """
@@ -34,7 +36,7 @@ from lissome.attention.notation import by_layer
 from lissome.attention.rotary import Angles
 from lissome.attention.validity import Validity
 from lissome.models.norm import Norm
-from lissome.models.shape import DecoderShape
+from lissome.models.shape import DecoderShape, LayerShape
 
 EPS = 1e-5  # of the norms
 STD = 0.02  # of embeddings, as in GPT-2: a tied layer begins near chance
@@ -45,7 +47,7 @@ ADDED = ("out.weight", "down.weight")  # what adds to the residual stream starts
 class Heads(nn.Module):
     """Attention of one layer: projections around a recipe."""
 
-    def __init__(self, shape: DecoderShape, recipe: Attention):
+    def __init__(self, shape: LayerShape, recipe: Attention):
         super().__init__()
         self.heads, self.groups, self.dropout = shape.heads, shape.groups, shape.dropout
         self.dimension = shape.width // shape.heads
@@ -72,7 +74,7 @@ class Heads(nn.Module):
 class Feed(nn.Module):
     """The two-layer network of each position: SwiGLU or GELU."""
 
-    def __init__(self, shape: DecoderShape):
+    def __init__(self, shape: LayerShape):
         super().__init__()
         # a layer of its own: halves of one output are strided, and their gradients would be joined by a copy
         self.gate = nn.Linear(shape.width, shape.hidden, bias=False) if shape.feed == "swiglu" else None
@@ -87,12 +89,20 @@ class Feed(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention, then the network of each position, each added to what was there."""
+    """One layer: attention, then the network of each position, each added to what was there.
 
-    def __init__(self, shape: DecoderShape, recipe: Attention):
+    Args:
+        shape: its sizes.
+        recipe: of its attention.
+        norm: whether attention and network read x normalised.
+    """
+
+    def __init__(self, shape: LayerShape, recipe: Attention, *, norm: bool = True):
         super().__init__()
-        self.norm_heads, self.norm_feed = Norm(shape.width, eps=EPS), Norm(shape.width, eps=EPS)
-        self.heads, self.feed = Heads(shape, recipe), Feed(shape)
+        feeds = shape.feed != "none"
+        self.norm_heads = Norm(shape.width, eps=EPS) if norm else nn.Identity()
+        self.norm_feed = Norm(shape.width, eps=EPS) if norm and feeds else nn.Identity()
+        self.heads, self.feed = Heads(shape, recipe), Feed(shape) if feeds else None
         self.dropout = shape.dropout
 
     def forward(
@@ -105,7 +115,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """Return x (B, T, width) after the layer; angles of its rotary stage are computed if None."""
         x = x + self._drop(self.heads(self.norm_heads(x), frame, cache, layer, angles))
-        return x + self._drop(self.feed(self.norm_feed(x)))
+        return x if self.feed is None else x + self._drop(self.feed(self.norm_feed(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -132,7 +142,7 @@ class Decoder(nn.Module):
         super().__init__()
         check_kind("shape", shape, DecoderShape, "is a DecoderShape")
         check_recipe(recipe)
-        self.shape = shape
+        self.shape, self.passes = shape, shape.passes  # read once: a compiler would have to parse the name
         recipe = recipe or (lambda layer: named(shape, layer))
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.blocks = nn.ModuleList(Block(shape, _causal(recipe(layer))) for layer in range(shape.layers))
@@ -142,10 +152,7 @@ class Decoder(nn.Module):
 
     def _begin(self) -> None:
         """Draw the weights; those of a recipe's stages stay as the stages drew them."""
-        std = math.sqrt(SMALL / self.shape.width)
-        for name, weight in self.blocks.named_parameters():
-            if weight.ndim == 2 and ".recipe." not in name:
-                nn.init.normal_(weight, std=std / math.sqrt(2 * self.shape.layers) if name.endswith(ADDED) else std)
+        draw_layers(self.blocks, self.shape.width, self.shape.depth)
         for module in (self.embedding, self.head):
             if module is not None:
                 nn.init.normal_(module.weight, std=STD)
@@ -185,8 +192,12 @@ class Decoder(nn.Module):
         x = self._embedded(tokens)  # (B, T, width)
         frame = self.frame(tokens, present) if cache is None else cache.begin(tokens, present)
         made: dict[tuple[float, int], Angles] = {}
-        for layer, block in enumerate(self._blocks()):
-            x = block(x, frame, cache, layer, self._angles(block.heads.recipe, frame, x, made))
+        first = None
+        for layer, (block, injects) in enumerate(self._runs()):
+            if injects:
+                first = x if first is None else first
+                x = x + first
+            x = block(x, frame, cache, layer, layer_angles(block.heads, frame, x.dtype, made))
         x = self.norm(x if last is None else x[:, -last:])
         return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
 
@@ -198,22 +209,10 @@ class Decoder(nn.Module):
             legal = f"legal are 0 to {self.shape.vocabulary - 1}"
             raise UsageError(f"the tokens reach from {there}; {legal}") from error
 
-    def _angles(
-        self, recipe: Attention, frame: Frame, x: Tensor, made: dict[tuple[float, int], Angles]
-    ) -> Angles | None:
-        """Return the angles of a layer's rotary stage, made once for all layers that turn alike."""
-        rotary = recipe.rotary
-        if type(rotary) is not Rotary:  # a stage of a user computes its own
-            return None
-        turn = rotary.base, rotary.dimension
-        if turn not in made:
-            made[turn] = rotary.angles(frame.queries, x.dtype, self.shape.heads)
-        return made[turn]
-
     @property
     def recipes(self) -> list[Attention]:
-        """The attention of each layer."""
-        return [block.heads.recipe for block in self._blocks()]
+        """The attention of each layer, those of a loop each time."""
+        return [block.heads.recipe for block, _ in self._runs()]
 
     def stages(self, tokens: Tensor, present: Tensor | None = None) -> Iterator[Stages]:
         """Give what each stage of each layer's attention makes of tokens (B, T), layer by layer.
@@ -222,23 +221,48 @@ class Decoder(nn.Module):
             UsageError: as a call does.
         """
         check_columns("tokens", tokens, torch.long)
-        frame, x = self.frame(tokens, present), self._embedded(tokens)
-        for block in self._blocks():
+        frame, x, first = self.frame(tokens, present), self._embedded(tokens), None
+        for block, injects in self._runs():
+            if injects:
+                first = x if first is None else first
+                x = x + first
             q, k, _ = block.heads.project(block.norm_heads(x), frame)
             yield stages(q, k, frame, block.heads.recipe)
             x = block(x, frame)
 
-    def _blocks(self) -> list[Block]:
-        return list(self.blocks)  # type: ignore[arg-type]
+    def _runs(self) -> list[tuple[Block, bool]]:
+        """Return the blocks in the order in which they run, and whether the state before the loop is added first."""
+        return [(self.blocks[one.block], one.inject) for one in self.passes]  # type: ignore[misc]
 
     def cache(self) -> GrowingCache:
         """Return an empty cache for this model."""
-        return GrowingCache(len(self.blocks))
+        return GrowingCache(len(self.passes))
 
     def separator_cache(self, ids: Iterable[int] | Validity, **sizes: Any) -> SeparatorCache:
         """Return an empty cache that keeps first tokens, separators and neighbours; sizes as of `SeparatorCache`."""
         rotary = [recipe.rotary for recipe in self.recipes]
-        return SeparatorCache(len(self.blocks), ids, rotary=rotary, **sizes)
+        return SeparatorCache(len(self.passes), ids, rotary=rotary, **sizes)
+
+
+def layer_angles(
+    heads: Heads, frame: Frame, dtype: torch.dtype, made: dict[tuple[float, int], Angles]
+) -> Angles | None:
+    """Return the angles of a layer's rotary stage, made once for all layers that turn alike."""
+    rotary = heads.recipe.rotary
+    if type(rotary) is not Rotary:  # a stage of a user computes its own
+        return None
+    turn = rotary.base, rotary.dimension
+    if turn not in made:
+        made[turn] = rotary.angles(frame.queries, dtype, heads.heads)
+    return made[turn]
+
+
+def draw_layers(blocks: nn.Module, width: int, depth: int) -> None:
+    """Draw the matrices of blocks through which a text passes `depth` times; recipes keep what their stages drew."""
+    std = math.sqrt(SMALL / width)
+    for name, weight in blocks.named_parameters():
+        if weight.ndim == 2 and ".recipe." not in name:
+            nn.init.normal_(weight, std=std / math.sqrt(2 * depth) if name.endswith(ADDED) else std)
 
 
 def named(shape: DecoderShape, layer: int = 0) -> Attention:

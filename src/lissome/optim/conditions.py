@@ -70,3 +70,5 @@ def _plain(method: Method, sharded: bool) -> Iterator[str]:
         yield f"accumulate={method.accumulate}"
     if method.clip is not None:
         yield f"clip={method.clip}"
+    if method.skip:
+        yield "skip=True"

@@ -56,6 +56,9 @@ class Method:
             to rounding. The objective has to be `Divisible`, and the optimizers have to read plain gradients.
         clip: the longest gradient that is let through: one whose norm over all that moves is larger is scaled down to
             it before the step; None lets all through. Rows have the norm before, as `gradient_norm`.
+        skip: leave out a step whose loss or gradient is NaN or infinite, instead of ending the run; rows have their
+            number, as `skipped`. It reads the loss of each step, which costs a GPU a little; a hundred such steps in a
+            row end the run all the same. The optimizers have to read plain gradients.
         warmup: the first part of the method's steps, in which the learning rates rise linearly to their full height;
             the schedule has the rest.
         share: the part of the budget, relative to the other methods of the tuple.
@@ -78,6 +81,7 @@ class Method:
     points: int = 1024
     accumulate: int = 1
     clip: float | None = None
+    skip: bool = False
     warmup: float = 0.0
     share: float = 1.0
 

@@ -23,6 +23,7 @@ def state(stepper: Stepper) -> dict[str, Any]:
         "points": _points(stepper) if stepper.method.adaptive else None,
         "weights": stepper.weights or {},
         "norm": whole(stepper.norm, keep=True),
+        "skipped": [stepper.skipped, stepper.in_a_row],
         "random": _each(stepper, torch.get_rng_state()),
         "random_cuda": _each(stepper, torch.cuda.get_rng_state(stepper.device)) if on_gpu else None,
         "scaler": None if machine.scaler is None else machine.scaler.state_dict(),
@@ -44,6 +45,7 @@ def restore(stepper: Stepper, kept: Mapping[str, Any]) -> None:
         stepper.generator.set_state(points["generator"][stepper.stream].clone())
     stepper.drawn = False
     stepper.norm = kept.get("norm")
+    stepper.skipped, stepper.in_a_row = kept.get("skipped", (0, 0))
     for mover, saved in zip(stepper.movers, kept["optimizers"], strict=True):
         mover.optimizer.load_state_dict(_shared(mover, saved) if stepper.sharded else saved)
         # torch casts what it loads to the parameters' dtype, also counters that began in float32

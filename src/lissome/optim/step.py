@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from lissome.optim.method import Method
 from lissome.optim.optimizers import Mover, build
 from lissome.optim.sharding import explained, local, whole
 
+SKIPPED = 100  # steps in a row that are left out before a run is given up
 WEIGH = 50  # steps after which an objective is asked for its weights again
 
 
@@ -52,6 +54,7 @@ class Stepper:
         self.weights: Batch | None = None  # what the objective has added to batches, once it was asked
         self.drawn = True  # no step was done on these points yet
         self.norm: Tensor | None = None  # of the last gradient before it was clipped
+        self.skipped = self.in_a_row = 0  # steps that were left out
 
     def enter(self, method: Method) -> None:
         """Make the optimizers of a method; `draw` has to follow."""
@@ -192,6 +195,21 @@ class Stepper:
                 self.machine.scaler.unscale_(mover.optimizer)
         self.norm = torch.nn.utils.clip_grad_norm_(self.active, self.method.clip)
 
+    def sound(self, loss: Tensor) -> bool:
+        """Say whether loss and gradient are finite; a step where they are not is counted, and left out."""
+        norm = (
+            self.norm
+            if self.norm is not None
+            else torch.nn.utils.get_total_norm([p.grad for p in self.active if p.grad is not None])
+        )
+        if math.isfinite(float(loss)) and math.isfinite(float(whole(norm, keep=True))):
+            self.in_a_row = 0
+            return True
+        self.skipped, self.in_a_row, self.drawn = self.skipped + 1, self.in_a_row + 1, False
+        if self.in_a_row >= SKIPPED:
+            self.trace.append(loss * math.nan)
+        return False
+
     def graph(self) -> Tensor:
         """Return the loss with its graph."""
         return self.loss(self.batch)
@@ -236,8 +254,11 @@ class Stepper:
             for mover in self.movers:
                 mover.scale(factor)
         if self.plain:
-            self.trace.append(self.gradient())
+            loss = self.gradient()
             self.shorten()
+            if self.method.skip and self.machine.scaler is None and not self.sound(loss):
+                return True
+            self.trace.append(loss)
         moved, scaler = self.plain, self.machine.scaler
         for mover in self.movers:
             if mover.kind.reads != "gradient":
@@ -282,6 +303,7 @@ class Stepper:
     def figures(self) -> dict[str, float]:
         """Return what a row of the journal says of the last step; all processes call it."""
         found = {} if self.norm is None else {"gradient_norm": float(whole(self.norm, keep=True))}
+        found |= {"skipped": self.skipped} if self.method.skip else {}
         for index, mover in enumerate(self.movers):
             found |= {(f"{key}/{mover.pattern}" if index else key): value for key, value in mover.figures().items()}
         return found | {name: float(weight) for name, weight in (self.weights or {}).items() if weight.numel() == 1}

@@ -8,6 +8,7 @@ _HOMES = {
     "compare": "lissome.recipes.pages",
     "demo": "lissome.recipes.demonstration",
     "diagnose": "lissome.recipes.diagnosis",
+    "evaluate_incontext": "lissome.recipes.incontext.evaluate",
     "evaluate_language": "lissome.recipes.language.evaluate",
     "export_language": "lissome.recipes.language.convert",
     "fit_table": "lissome.recipes.table.run",
@@ -22,6 +23,8 @@ _HOMES = {
     "settings": "lissome.recipes.settings",
     "show": "lissome.recipes.pages",
     "solve": "lissome.recipes.solution",
+    "stream_language": "lissome.recipes.language.stream",
+    "train_incontext": "lissome.recipes.incontext.train",
     "train_language": "lissome.recipes.language.train",
 }
 __getattr__, __dir__ = door(__name__, _HOMES)
@@ -31,6 +34,7 @@ __all__ = [
     "compare",
     "demo",
     "diagnose",
+    "evaluate_incontext",
     "evaluate_language",
     "export_language",
     "fit_table",
@@ -45,5 +49,7 @@ __all__ = [
     "settings",
     "show",
     "solve",
+    "stream_language",
+    "train_incontext",
     "train_language",
 ]

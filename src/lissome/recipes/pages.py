@@ -10,9 +10,12 @@ from typing import Any
 from lissome import report
 from lissome._errors import UsageError
 from lissome.report.comparison import again, expanded, is_comparison, listed
+from lissome.report.incontext import incontext_row
+from lissome.report.incontext_files import is_incontext
 from lissome.report.language import language_row
 from lissome.report.language_files import check_begun, is_language
 from lissome.report.read import TABLE, go_on, read_run, under_way
+from lissome.report.stream import is_stream, stream_row
 from lissome.report.table_page import table_row
 
 
@@ -31,6 +34,12 @@ def show(run: str | Path) -> list[dict[str, Any]]:
     if is_language(run):
         report.language_page(run)
         return [language_row(read_run(run))]
+    if is_incontext(run):
+        report.incontext_page(run)
+        return [incontext_row(read_run(run))]
+    if is_stream(run):
+        report.stream_page(run)
+        return [stream_row(read_run(run))]
     begun = sorted(place.parent for place in run.glob("*/*/settings.yaml"))
     if is_comparison(run):
         _again(run)
@@ -59,6 +68,10 @@ def compare(runs: Sequence[str | Path], out: str | Path, title: str | None = Non
         _check_kind(Path(run))
         if (Path(run) / TABLE).is_file():
             raise UsageError(f"'{run}' is a fit of a table, which has errors of its own kind; `lissome show` draws it")
+        if is_incontext(Path(run)):
+            raise UsageError(f"'{run}' is a run of `lissome icl train`, which has a page of its own kind")
+        if is_stream(Path(run)):
+            raise UsageError(f"'{run}' is a stream, which has a page of its own kind; `lissome show` draws it")
     if any(is_language(path) for path in expanded(runs)):
         report.language_comparison(expanded(runs), out, title)
     else:

@@ -24,6 +24,7 @@ from lissome.recipes import (
     kan_convergence,
     lotra,
     sa_softmax,
+    sepllm,
     slim_kan,
     sublora,
     svd_pinns,
@@ -44,6 +45,7 @@ PAPERS: dict[str, Paper] = {
     "dape": dape.PAPER,
     "dape-v2": dape_v2.PAPER,
     "sa-softmax": sa_softmax.PAPER,
+    "sepllm": sepllm.PAPER,
 }
 BESIDE: dict[str, Paper] = {"slim-kan": slim_kan.PAPER}  # further replications of papers that are there
 KNOWN = PAPERS | BESIDE

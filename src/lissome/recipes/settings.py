@@ -383,6 +383,7 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
         field = _fields(kind, path[:-1]).get(str(path[-1])) if path else None
         return f"setting '{key}' is missing" + (f": {field.description}" if field and field.description else "")
     if first["type"] == "value_error":
-        return f"setting '{key}': {first.get('ctx', {}).get('error')}"
+        told = first.get("ctx", {}).get("error")
+        return f"setting '{key}': {told}" if key else str(told)  # of several settings at once
     said = first["msg"][0].lower() + first["msg"][1:]
     return f"setting '{key}' is {first['input']!r}: {said}"

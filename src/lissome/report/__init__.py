@@ -2,11 +2,13 @@
 
 from lissome.report.comparison import compare
 from lissome.report.diagnosis import terminal as diagnosis
+from lissome.report.incontext import incontext_page, incontext_terminal
 from lissome.report.language import language_page, language_terminal
 from lissome.report.language_comparison import language_comparison
 from lissome.report.listing import families, leaderboard, papers
 from lissome.report.page import page
 from lissome.report.ranks import terminal as ranks
+from lissome.report.stream import stream_page, stream_terminal
 from lissome.report.table import terminal, verdicts
 from lissome.report.table_page import table_page, table_terminal
 
@@ -14,6 +16,8 @@ __all__ = [
     "compare",
     "diagnosis",
     "families",
+    "incontext_page",
+    "incontext_terminal",
     "language_comparison",
     "language_page",
     "language_terminal",
@@ -21,6 +25,8 @@ __all__ = [
     "page",
     "papers",
     "ranks",
+    "stream_page",
+    "stream_terminal",
     "table_page",
     "table_terminal",
     "terminal",

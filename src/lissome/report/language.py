@@ -17,6 +17,7 @@ from lissome.report.document import BROAD, details, figure, gallery, pairs
 from lissome.report.drawing import palette
 from lissome.report.language_curves import by_length, decays, gradients, losses, parts, separators
 from lissome.report.language_files import (
+    START,
     TEXT,
     Lengths,
     Maps,
@@ -28,12 +29,13 @@ from lissome.report.language_files import (
     read_shares,
 )
 from lissome.report.language_maps import drawings, sentence
+from lissome.report.language_sight import begun, layers, seen
 from lissome.report.numerals import count, quantity, seconds, share
 from lissome.report.read import Row, Run, finite, read_json, read_run
 from lissome.report.run_page import run_page
 
-STAGES = ("validity", "position", "refine", "normalize")
-USUAL = {"none", None}
+STAGES = ("visible", "validity", "position", "refine", "normalize")
+USUAL = {"none", "all", None}
 TOLD = {
     "kind",
     "trained",
@@ -43,6 +45,9 @@ TOLD = {
     "validation_loss",
     "perplexity",
     "bits_per_byte",
+    "tokens_per_second",
+    "sight",
+    "start",
     "checkpoint",
     "finished",
 }
@@ -67,12 +72,13 @@ def language_page(directory: str | Path) -> Path:
         ("perplexity", decimal(finite(row, "perplexity")), "of held-out text"),
         ("bits per byte", decimal(finite(row, "bits_per_byte")), ""),
         ("held-out loss", decimal(finite(row, "validation_loss")), "nats per token"),
-        ("train loss", decimal(finite(row, "loss")), ""),
-        ("trained numbers", count(finite(row, "trained")), ""),
-        ("seconds", seconds(finite(row, "seconds")), f"{count(finite(row, 'steps'))} steps"),
+        *(seen(row) or _learnt(row)),
+        ("seconds", seconds(finite(row, "seconds")), _pace(row)),
     ]
     shown = [_training(run, lengths, norms), _attention(run.path / "figures", maps, shares)]
-    return run_page(run, row, heading(row), lead(row), numbers, shown=shown, made=[_table(lengths)], told=TOLD)
+    return run_page(
+        run, row, heading(row), lead(row), numbers, shown=shown, made=[_table(lengths), layers(row)], told=TOLD
+    )
 
 
 def language_row(run: Run) -> Row:
@@ -85,6 +91,8 @@ def language_row(run: Run) -> Row:
     told = {name: run.settings[name] for name in ("length", "batch") if name in run.settings}
     if (kept := kept_step(run.path)) is not None and kept > (row.get("steps") or 0):
         told["checkpoint"] = kept
+    if start := read_json(run.path / START):
+        told["start"] = start | {"loss": run.metrics[0].get("validation_loss") if run.metrics else None}
     told |= {"kind": "lm", "data": text.get("name"), "stages": stages(model if isinstance(model, dict) else {})}
     return {key: value for key, value in row.items() if key not in ("parameters", "family", "method")} | told
 
@@ -135,7 +143,8 @@ def lead(row: Row) -> str:
     took = f"after {count(finite(row, 'steps'))} steps and {seconds(finite(row, 'seconds'))} s"
     numbers = finite(row, "trained")
     with_ = "" if numbers is None else f", with {count(numbers)} trained numbers"
-    return f"Perplexity {decimal(finite(row, 'perplexity'))}{told} on the held-out part{text}, {took}{with_}.{later}"
+    found = f"Perplexity {decimal(finite(row, 'perplexity'))}{told} on the held-out part{text}, {took}{with_}."
+    return f"{found}{begun(row)}{later}"
 
 
 def decimal(value: float | None) -> str:
@@ -147,6 +156,18 @@ def decimal(value: float | None) -> str:
     if value is None or not 1e-3 < abs(value) < 1e4:
         return quantity(value)
     return f"{value:#.3g}".rstrip(".")
+
+
+def _learnt(row: Row) -> list[tuple[str, str, str]]:
+    return [
+        ("train loss", decimal(finite(row, "loss")), ""),
+        ("trained numbers", count(finite(row, "trained")), ""),
+    ]
+
+
+def _pace(row: Row) -> str:
+    pace = finite(row, "tokens_per_second")
+    return f"{count(finite(row, 'steps'))} steps" + ("" if pace is None else f", {count(pace)} tokens a second")
 
 
 def _training(run: Run, lengths: Lengths | None, norms: Mapping[str, np.ndarray]) -> str:

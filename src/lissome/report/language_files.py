@@ -14,7 +14,7 @@ import numpy as np
 from lissome._errors import UsageError
 from lissome.report.read import read_arrays, read_json, read_metrics, read_settings, read_text
 
-TEXT, SHAPE = "text.json", "shape.json"
+TEXT, SHAPE, START = "text.json", "shape.json", "start.json"
 GRADIENTS, LENGTHS, SEPARATORS = "gradients.jsonl", "lengths.json", "separators.json"
 MAPS, SENTENCE = "maps.safetensors", "sentence.json"
 OWN = {"held", "scored", "vocabulary"}  # settings that runs of other kinds have not

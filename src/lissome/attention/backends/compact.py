@@ -27,6 +27,7 @@ from lissome.attention.recipe import Attention
 
 NAME = "compact"
 LEAST = 2**21  # pairs from which it is the quicker one
+SHORTEST = 512  # keys of a text from which it is: of 512 in 0.6 of the time of pairs under a mask, of 256 in 1.2
 
 
 def refusal(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dropout: float) -> str:

@@ -13,6 +13,7 @@ from lissome.attention.validity import causal
 
 NAME = "sdpa"
 LEAST = 0  # pairs from which it is the quicker one
+SHORTEST = 0  # keys of a text from which it is
 MASK = 2**23  # pairs of a mask over rows: the kernels turn it into 32 MB of numbers, and skip nothing under it
 
 

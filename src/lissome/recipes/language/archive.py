@@ -56,16 +56,34 @@ def load_trained(run: str | Path, device: torch.device | str = "cpu") -> Trained
     settings = load(LanguageSettings, file=run / "settings.yaml", given={})
     text = read_json(run / TEXT)
     vocabulary = kept_vocabulary(run, text)
+    place = checkpoint_of(run)
+    weights = read_weights(place / checkpoint.MODEL)
+    model = filled(Decoder(read_shape(run)), weights, str(place))
+    return Trained(run, settings, text, vocabulary, model.to(device), kept_step(run))
+
+
+def checkpoint_of(run: Path) -> Path:
+    """Return where the checkpoint of a run is.
+
+    Raises:
+        UsageError: there is none yet.
+    """
     place = run / "checkpoint"
     if not checkpoint.exists(place):
         raise UsageError(f"'{run}' holds no checkpoint; `lissome lm train --resume --out {run}` goes on to one")
-    weights = read_weights(place / checkpoint.MODEL)
+    return place
+
+
+def read_shape(run: Path) -> DecoderShape:
+    """Return the sizes and stages of the decoder of a run.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
     try:
-        shape = DecoderShape(**read_json(run / SHAPE))
+        return DecoderShape(**read_json(run / SHAPE))
     except TypeError as error:
         raise UsageError(f"'{run / SHAPE}' is no shape of a decoder: {error}") from error
-    model = filled(Decoder(shape), weights, str(place))
-    return Trained(run, settings, text, vocabulary, model.to(device), kept_step(run))
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -26,7 +26,7 @@ from lissome.models.decoder import EPS
 from lissome.optim.checkpoint import MODEL
 from lissome.recipes.directory import environment
 from lissome.recipes.language.archive import load_trained
-from lissome.recipes.language.settings import LanguageSettings
+from lissome.recipes.language.settings import LanguageSettings, ModelSettings
 from lissome.recipes.language.source import TOKENS, VOCABULARY
 from lissome.recipes.settings import dump, load
 from lissome.report.language_files import SHAPE, TEXT, is_language
@@ -95,12 +95,12 @@ def import_language(folder: str | Path, out: str | Path, *, tokens: str | Path |
     config = _config(folder)
     shape = DecoderShape(**llama.sizes_of(config))
     eps = llama.eps_of(config)
-    vocabulary = _vocabulary(folder, tokens, shape.vocabulary)
+    vocabulary = vocabulary_of(folder, tokens, shape.vocabulary)
     weights = layout.inward(read_weights(folder), shape, eps=eps, own=EPS, source=f"'{folder}'")
     with torch.device("meta"):  # takes no memory
         check_weights(Decoder(shape).state_dict(), weights, f"'{folder}'", dtypes=False)
     told = shape.told()
-    sizes = {f"model.{name}": told[name] for name in told if name not in ("vocabulary", "length")}
+    sizes = {f"model.{name}": told[name] for name in told if name in ModelSettings.model_fields}
     kind = "bytes" if isinstance(vocabulary, Bytes) else "bpe"
     settings = load(LanguageSettings, given=sizes | {"length": shape.length, "vocabulary": kind})
     summary = {
@@ -143,8 +143,17 @@ def _config(folder: Path) -> dict[str, Any]:
     return read_object(folder / CONFIG)
 
 
-def _vocabulary(folder: Path, asked: str | Path | None, size: int) -> Vocabulary:
-    """Return the vocabulary of a folder, with as many tokens as the model has."""
+def vocabulary_of(folder: Path, asked: str | Path | None, size: int) -> Vocabulary:
+    """Return the vocabulary of a folder, with as many tokens as the model has.
+
+    Args:
+        folder: of transformers.
+        asked: folder or file of a tokenizer, if not beside the model, or the word `bytes`.
+        size: tokens of the model.
+
+    Raises:
+        UsageError: no tokenizer is there, it cannot be read, or it is of another model.
+    """
     if asked == "bytes":
         return _of_bytes("bytes", size)
     place = folder if asked is None else Path(asked)

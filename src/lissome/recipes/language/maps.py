@@ -69,7 +69,7 @@ def observe(
         raise UsageError(f"the text has id {ids.max()}, and the model knows those below {model.shape.vocabulary:,}")
     cut, ids = len(ids[TOKENS:]), ids[:TOKENS]
     trained = length or model.shape.length
-    layers, heads = _spaced(model.shape.layers, LAYERS), _spaced(model.shape.heads, HEADS)
+    layers, heads = _spaced(model.shape.depth, LAYERS), _spaced(model.shape.heads, HEADS)
     found = dict[str, Tensor]()
     with scoring(model) as device:
         tokens = torch.from_numpy(ids)[None].to(device)  # (1, T)
@@ -87,7 +87,7 @@ def observe(
         "cut": cut,
         "layers": layers,
         "heads": heads,
-        "depth": model.shape.layers,
+        "depth": model.shape.depth,
         "width": shape.heads,
         "length": trained,
     } | {name: getattr(shape, name) for name in ("position", "refine", "normalize", "validity")}

@@ -12,13 +12,19 @@ from lissome.models import PRESETS, Decoder, DecoderShape
 from lissome.models.decoder import named
 from lissome.optim import Group, Method
 from lissome.recipes.language.settings import LanguageSettings
+from lissome.recipes.language.visible import resolved
 
 UNDECAYED = ("*.recipe.*", "*norm*", "*.bias")  # weight decay acts on matrices alone
 SIZES = ("layers", "width", "heads")
 
 
-def shape_of(settings: LanguageSettings, vocabulary: int) -> DecoderShape:
+def shape_of(settings: LanguageSettings, vocabulary: int, ids: Iterable[int] | None = None) -> DecoderShape:
     """Return the shape that settings ask for, after a check of the names of its stages.
+
+    Args:
+        settings: with `model` and `length`.
+        vocabulary: V.
+        ids: of the separators, where they are to be seen; None: not known yet, so that 0 stands for them.
 
     Raises:
         UsageError: sizes that do not go together, or an unknown stage.
@@ -28,9 +34,14 @@ def shape_of(settings: LanguageSettings, vocabulary: int) -> DecoderShape:
     >>> shape.layers, shape.width, shape.refine, shape.length
     (4, 128, 'dape(3)', 128)
     """
-    said = settings.model.model_dump(exclude={"preset"})
+    said = settings.model.model_dump(exclude={"preset", "visible"})
     sizes: dict[str, Any] = {name: PRESETS[settings.model.preset][name] for name in SIZES if said[name] is None}
-    shape = DecoderShape(vocabulary=vocabulary, length=settings.length, **(said | sizes))
+    said |= sizes
+    layers, seen = said["layers"], (0,) if ids is None else ids
+    said["validity"] = resolved(
+        settings.model.visible, said["validity"], layers=layers, length=settings.length, ids=seen
+    )
+    shape = DecoderShape(vocabulary=vocabulary, length=settings.length, **said)
     named(shape)
     return shape
 

@@ -70,7 +70,7 @@ def separators(
     occur = np.unique(np.concatenate(held)).tolist()
     ends = set(separator_ids(vocabulary))
     kinds = {i: vocabulary.decode([i]) for i in occur if i in ends}
-    depth, heads = model.shape.layers, model.shape.heads
+    depth, heads = model.shape.depth, model.shape.heads
     shares, sums = torch.zeros(depth, heads, len(CLASSES), dtype=torch.float64), torch.zeros(2, depth, heads).double()
     even, rows = torch.zeros(len(CLASSES), dtype=torch.float64), span - SHORTEST + 1
     with scoring(model) as device:

@@ -53,7 +53,12 @@ class ModelSettings(Strict):
     position: str = Field(default="rotary", description="none, rotary, alibi, kerple or fire")
     refine: str = Field(default="none", description="none, dape or dape(3)")
     normalize: str = Field(default="softmax", description="softmax or self_adjust(4)")
+    body: str = Field(default="plain", description="plain, or algoformer(6), looped(6): some layers run so many times")
     validity: str = Field(default="causal", description="causal, or such as causal & window(256)")
+    body: str = Field(default="plain", description="plain, or algoformer(6), looped(6): layers that run 6 times")
+    visible: str = Field(
+        default="all", description="of what validity allows: all, separators(near=64), sinks, fixed(8), ht(separators)"
+    )
 
     @field_validator("preset")
     @classmethod
@@ -108,6 +113,9 @@ class LanguageSettings(Strict):
     tokens: str | None = Field(
         default=None, description="a folder that keeps encoded texts for other runs too; null keeps them in the run"
     )
+    start: str | None = Field(
+        default=None, description="a run whose weights and vocabulary this one begins with; null draws the weights"
+    )
     held: float = Field(default=0.1, gt=0, lt=1, description="part of the text, at its end, that is held out")
     length: int = Field(default=128, ge=1, description="tokens that the model sees in training")
     batch: int = Field(default=32, ge=1, description="windows of a step, over all processes")
@@ -125,7 +133,7 @@ class LanguageSettings(Strict):
             raise ValueError(str(unknown("precision", precision, PRECISIONS)))
         return precision
 
-    @field_validator("data", "tokens")
+    @field_validator("data", "tokens", "start")
     @classmethod
     def _named(cls, path: str | None) -> str | None:
         if path is not None and not path.strip():
@@ -149,6 +157,15 @@ class LanguageSettings(Strict):
         if kind != "bpe" and size != BPE_SIZE:
             raise ValueError(f"{size} is of no use with vocabulary '{kind}'; take bpe, or leave the size out")
         return size
+
+    @field_validator("start")
+    @classmethod
+    def _of_its_vocabulary(cls, start: str | None, info: ValidationInfo) -> str | None:
+        """Refuse a vocabulary beside that of the run to begin with."""
+        kind = info.data.get("vocabulary", "bytes")
+        if start is not None and kind != "bytes":
+            raise ValueError(f"the vocabulary is that of '{start}', and '{kind}' is asked for; leave it out")
+        return start
 
     @property
     def rate(self) -> float:

@@ -50,7 +50,7 @@ class Source:
 
 def lasting(settings: LanguageSettings) -> LanguageSettings:
     """Return settings whose paths are whole, so that they hold in whatever directory they are read again."""
-    given = {"data": settings.data, "tokens": settings.tokens}
+    given = {"data": settings.data, "tokens": settings.tokens, "start": settings.start}
     whole = {name: str(Path(path).resolve()) for name, path in given.items() if path is not None}
     if settings.vocabulary not in ("bytes", "bpe"):
         whole["vocabulary"] = str(Path(settings.vocabulary).resolve())
@@ -129,8 +129,11 @@ def undone(out: Path, *others: str, resume: bool) -> Iterator[None]:
 
 
 def _new_vocabulary(out: Path, corpus: Corpus, settings: LanguageSettings) -> Vocabulary:
-    if settings.vocabulary == "bytes":
-        vocabulary: Vocabulary = Bytes()
+    if settings.start is not None:
+        start = Path(settings.start)
+        vocabulary = kept_vocabulary(start, read_json(start / TEXT))
+    elif settings.vocabulary == "bytes":
+        vocabulary = Bytes()
     elif settings.vocabulary == "bpe":
         vocabulary = Bpe.train(corpus.texts(), settings.vocabulary_size)
     else:

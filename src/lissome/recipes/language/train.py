@@ -24,9 +24,12 @@ from lissome.recipes.language.maps import observe
 from lissome.recipes.language.network import method_of, new_model, shape_of
 from lissome.recipes.language.separators import SHORTEST, separators
 from lissome.recipes.language.settings import FREE, LanguageSettings
+from lissome.recipes.language.sight import sight
 from lissome.recipes.language.source import lasting, opened, prepare, undone
+from lissome.recipes.language.start import begin_with, check_start
+from lissome.recipes.language.visible import asked_ids, brief
 from lissome.recipes.training import count, device_of, trained_of
-from lissome.report.language_files import SHAPE, kept_step
+from lissome.report.language_files import SHAPE, START, kept_step
 from lissome.report.read import read_json
 
 LOOKED_AT = 48  # characters of a sentence that the page shows attention on
@@ -48,13 +51,13 @@ def train_language(
         The summary, as in `summary.json`; None in all processes but the first.
 
     Raises:
-        UsageError: a text, vocabulary, stage or size that is none, a text that has changed since, a directory that
-            exists.
+        UsageError: a text, vocabulary, stage or size that is none, a run to begin with that does not fit, a text that
+            has changed since, a directory that exists.
         RunError: the loss became NaN, or a file could not be written.
         Interrupted: Ctrl-C; a checkpoint is left.
     """
     out, settings = Path(out), lasting(settings)
-    shape_of(settings, vocabulary=256)  # what is wrong with it is said before the text is read
+    shape = shape_of(settings, vocabulary=256)  # what is wrong with it is said before the text is read
     machine = accelerator(device_of(settings.device), settings.precision)
     keep_memory()
     try:
@@ -64,7 +67,9 @@ def train_language(
                 if resume:
                     _check_more(out, settings)
                 until.enter_context(directory.claimed(out, settings, resume=resume, free=FREE))
-                until.enter_context(undone(out, SHAPE, resume=resume))
+                until.enter_context(undone(out, SHAPE, START, resume=resume))
+                if settings.start is not None and not _goes_on(out, resume):
+                    check_start(Path(settings.start), shape)
                 prepare(out, settings, resume=resume, progress=progress)
 
             lead(machine, begin)
@@ -72,6 +77,11 @@ def train_language(
             return _finish(out, settings, text, result) if machine.is_main_process else None
     except Interrupted as error:
         raise Interrupted(f"{error}: `lissome lm train --resume --out {out}`") from error
+
+
+def _goes_on(out: Path, resume: bool) -> bool:
+    """Say whether there is a checkpoint to go on from; the run that this one began with is not needed then."""
+    return resume and checkpoint.exists(out / "checkpoint")
 
 
 def _check_more(out: Path, settings: LanguageSettings) -> None:
@@ -105,9 +115,14 @@ def _train(
     text = Text(learnt, held, length=settings.length, vocabulary=source.vocabulary, scored=settings.scored)
     device = machine.device if machine.num_processes > 1 else device_of(settings.device)
     _check_batch(settings, source.vocabulary.size, device, machine.num_processes)
-    model = new_model(shape_of(settings, source.vocabulary.size), settings.seed)
+    seen, goes_on = asked_ids(settings.model.visible, source.vocabulary), _goes_on(out, resume)
+    model = new_model(shape_of(settings, source.vocabulary.size, seen), settings.seed)
     if machine.is_main_process:
         write_json(out / SHAPE, model.shape.told())
+    if settings.start is not None and not goes_on:
+        begun = begin_with(Path(settings.start), model)
+        if machine.is_main_process:
+            write_json(out / START, begun)
     model.to(device)
     trained = trained_of(model)
     result = fit(
@@ -120,7 +135,7 @@ def _train(
         directory=out,
         evaluate_every=training.evaluate,
         checkpoint_every=training.checkpoint,
-        resume=resume and checkpoint.exists(out / "checkpoint"),
+        resume=goes_on,
         progress=progress,
         precision=settings.precision,
         compile=training.compile,
@@ -140,7 +155,7 @@ def _finish(out: Path, settings: LanguageSettings, text: Text, result: Result) -
         "kind": "lm",
         "data": trained.text["name"],
         "preset": settings.model.preset,
-        "stages": " / ".join(dict.fromkeys(recipe.explain() for recipe in model.recipes)),
+        "stages": " / ".join(dict.fromkeys(brief(recipe.explain()) for recipe in model.recipes)),
         "vocabulary": vocabulary.size,
         "length": settings.length,
         "batch": settings.batch,
@@ -151,8 +166,11 @@ def _finish(out: Path, settings: LanguageSettings, text: Text, result: Result) -
         "tokens": {"train": len(text.train), "held": len(text.held), "scored": text.scored, "seen": seen},
         "steps": result.steps,
         "seconds": result.seconds,
+        "tokens_per_second": seen / result.metrics["seconds"],
         "outcome": result.outcome.value,
         "compiled": result.capture,
+        "sight": sight(model, text.held, settings.length, rows=-(-settings.batch // settings.training.accumulate)),
+        **_begun(out, result),
         **{key: value for key, value in figures.items() if not key.startswith("lr/")},
     }
     observe(model, vocabulary, sentence_of(vocabulary.decode(text.held[:400])), out)
@@ -161,6 +179,12 @@ def _finish(out: Path, settings: LanguageSettings, text: Text, result: Result) -
     write_json(out / "summary.json", summary)
     report.language_page(out)
     return summary
+
+
+def _begun(out: Path, result: Result) -> dict[str, Any]:
+    """Say with which run this one began, and what held-out text cost then."""
+    told = read_json(out / START)
+    return {"start": told | {"loss": result.history[0].get("validation_loss")}} if told else {}
 
 
 def sentence_of(text: str) -> str:

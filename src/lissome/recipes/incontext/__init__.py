@@ -1,0 +1,1 @@
+"""Learning in context: settings, training, and what a trained model is worth (AlgoFormer, arXiv 2402.13572)."""
