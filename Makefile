@@ -5,7 +5,7 @@ PEERS := .venv-peers/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all lint docs wheel bench clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,18 @@ lint: $(READY) ## style, docstrings, types of the public API
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+.venv/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: .venv/.docs ## the pages, one per paper and the reference as a site, build/docs/index.html
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -d build/doctrees docs build/docs
+
+wheel: $(READY) ## sdist and wheel in dist/, run in an environment of the core dependencies alone
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist . > /dev/null
+	$(BIN)/python .ci/wheel.py dist
+
 .venv-peers/.ready: benchmarks/peers.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv-peers
 	$(PEERS)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r benchmarks/peers.txt
@@ -39,4 +51,4 @@ bench: .venv-peers/.ready $(READY) ## speed and memory against named peers
 	$(PEERS)/python -m benchmarks
 
 clean: ## remove what was built
-	rm -rf .venv .venv-peers build dist
+	rm -rf .venv .venv-peers build dist docs/_generated

@@ -239,7 +239,7 @@ def test_a_long_stream_stays_within_its_capacity(positions):
             keys, values = cache.append(layer, torch.randn(2, 1, 1, 4), torch.randn(2, 1, 1, 4))
         most = max(most, frame.keys.shape[1])
         assert keys.shape == values.shape == (2, 1, frame.keys.shape[1], 4)
-        assert keys.untyped_storage().nbytes() == 2 * 16 * 4 * 4
+        assert keys.untyped_storage().nbytes() <= 2 * 16 * 4 * 4
         assert frame.whole or positions == "text" or cache.held.min() < cache.held.max()
     assert most == 16
     assert cache.held.min() >= 9
@@ -324,6 +324,12 @@ def test_what_was_not_announced_is_refused():
         cache.begin(torch.zeros(2, 1).long())
     with pytest.raises(UsageError, match=r"present has shape \(1, 1\); legal is that of tokens, \(1, 2\)"):
         cache.begin(torch.zeros(1, 2).long(), torch.ones(1, 1).bool())
+
+
+def test_a_state_of_other_layers_is_refused():
+    sizes = {"initial": 1, "separators_kept": 1, "local": 1, "capacity": 4}
+    with pytest.raises(UsageError, match="the state is of 1 layers, and the cache has 2"):
+        SeparatorCache(2, [3], **sizes).restore(SeparatorCache(1, [3], **sizes).state())
 
 
 def test_the_oracle_drops_by_hand():

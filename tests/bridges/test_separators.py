@@ -86,10 +86,10 @@ def test_a_list_counts_as_python_does(tmp_path):
 
 def test_files_that_hold_no_tokenizer_or_no_text(tmp_path):
     (tmp_path / "empty.txt").write_text("")
-    (tmp_path / "bad.json").write_text(json.dumps({"kind": "bytes"}))
+    (tmp_path / "bad.json").write_text(json.dumps({"kind": "words"}))
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     Bpe.train([TEXT], 280)._tokenizer.save(str(tmp_path / "good.json"))
-    with pytest.raises(UsageError, match=r"tokenizer\.json' is not there; legal is tokenizer\.json or a folder"):
+    with pytest.raises(UsageError, match=r"there is no tokenizer '.*'; legal is tokenizer\.json, a folder"):
         listed(tmp_path)
     with pytest.raises(UsageError, match=r"bad\.json' is no file of the tokenizers library"):
         listed(tmp_path / "bad.json")
@@ -98,6 +98,14 @@ def test_files_that_hold_no_tokenizer_or_no_text(tmp_path):
     for name in ("binary", "nowhere"):
         with pytest.raises(UsageError, match=f"{name}' cannot be read"):
             listed(tmp_path / "good.json", tmp_path / name)
+
+
+def test_a_run_is_listed_by_the_vocabulary_that_it_saved(tmp_path):
+    bpe = Bpe.train([TEXT], 280)
+    for name, vocabulary in (("bytes", Bytes()), ("bpe", bpe)):
+        (tmp_path / name).mkdir()
+        vocabulary.save(tmp_path / name / "vocabulary.json")
+        assert [row["id"] for row in listed(tmp_path / name)["separators"]] == list(separator_ids(vocabulary))
 
 
 def test_drawn_ids_are_as_frequent_as_separators_and_none_of_them():

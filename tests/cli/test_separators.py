@@ -37,6 +37,6 @@ def test_separators_are_told_to_scripts(lissome, folder):
 
 
 def test_what_is_not_there_is_said_in_a_sentence(lissome, folder, tmp_path):
-    assert "is not there; legal is tokenizer.json" in lissome.complaint("lm", "separators", tmp_path)
+    assert "there is no tokenizer" in lissome.complaint("lm", "separators", tmp_path)
     assert "cannot be read" in lissome.complaint("lm", "separators", folder, "--text", tmp_path / "none.txt")
     assert "no file of the tokenizers library" in lissome.complaint("lm", "separators", folder / "text.txt")

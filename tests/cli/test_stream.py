@@ -9,6 +9,9 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from lissome import report
 from lissome.language.stream import Progress
@@ -195,10 +198,15 @@ def test_of_a_long_text_no_more_is_encoded_than_is_asked(lissome, model, tmp_pat
         (["--set", "separators=[256]"], "separator 256 is no id of the model's vocabulary; legal are 0 to 255"),
         (["--set", "separators=[]"], "there are no ids in separators; legal is cache sinks, or at least one id"),
         (["--tokens", "0"], "setting 'tokens' is 0"),
+        (["--tokens", "many"], "Invalid value for '--tokens': 'many': "),
+        (["--every", "8"], "every 8 is of no use with cache 'separators'"),
+        (["--tokenizer", "bytes"], "is a run with a vocabulary of its own, and tokenizer 'bytes' is asked for"),
     ],
 )
 def test_what_is_asked_wrongly_is_told_and_leaves_nothing(lissome, model, text, tmp_path, more, said):
-    assert said in lissome.complaint(*ask(model, text, tmp_path / "out", *more))
+    told = lissome.complaint(*ask(model, text, tmp_path / "out", *more))
+    assert said in told
+    assert "setting ''" not in told
     assert not (tmp_path / "out").exists()
 
 
@@ -223,7 +231,43 @@ def test_a_cache_that_keeps_all_has_to_fit_into_memory(lissome, model, text, tmp
     monkeypatch.setattr(recipe, "available_memory", lambda device: 2 * 128 * 1000)  # 2 x 16 numbers of 4 bytes an entry
     said = lissome.complaint(*ask(model, text, tmp_path / "out", "--cache", "full"))
     assert "legal are --tokens up to 1,000, or a cache that drops some" in said
+    said = lissome.complaint(*ask(model, text, tmp_path / "out", "--capacity", str(10**12)))
+    assert "capacity 1,000,000,000,000 holds up to" in said
+    assert "legal are a capacity up to 1,000" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_capacity_above_the_text_takes_what_the_text_takes(lissome, model, text, tmp_path, undrawn):
+    more = ["--tokens", "200", "--capacity", str(10**25), "--json"]
+    found = json.loads(lissome(*ask(model, text, tmp_path / "out", *more)))
+    assert found["cache_most"] == 200
+
+
+def test_a_vocabulary_that_is_not_over_bytes_is_read_whole(lissome, model, text, tmp_path, undrawn):
+    folder = tmp_path / "folder"
+    lissome("lm", "export", model, "--out", folder)
+    words = Tokenizer(WordLevel({"[UNK]": 0, "sum": 1, "of": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    words.save(str(folder / "tokenizer.json"))
+    found = json.loads(lissome(*ask(folder, text, tmp_path / "out", "--cache", "sinks", "--json")))
+    assert found["tokens"] == len(words.encode(text.read_text()).ids) - 1
+
+
+def test_a_model_that_counts_positions_keeps_those_of_the_text(lissome, text, tmp_path, undrawn, monkeypatch):
+    monkeypatch.setattr(report, "language_page", lambda out: None)
+    given = SMALL | {"training.steps": 1, "data": str(text), "model.visible": "fixed(4, near=8)"}
+    train_language(load(LanguageSettings, given=given), tmp_path / "fixed", progress=False)
+    asked = ask(tmp_path / "fixed", text, tmp_path / "out", "--tokens", "100")
+    assert "legal for it is --positions text" in lissome.complaint(*asked)
+    lissome(*asked, "--positions", "text")
+
+
+def test_a_run_of_another_kind_is_no_stream(lissome, model, tmp_path):
+    assert "is no run of `lissome lm stream`: its settings have" in lissome.complaint(
+        "lm", "stream", "--resume", "--out", model
+    )
+    (tmp_path / "settings.yaml").write_text("")
+    assert "is damaged: it is empty" in lissome.complaint("lm", "stream", "--resume", "--out", tmp_path)
 
 
 def test_what_does_not_fit_to_a_checkpoint_is_told_and_loses_nothing(

@@ -52,6 +52,12 @@ def test_pieces_together_are_the_text(tmp_path_factory, text, size):
     assert whole(read_corpus(path), size) == [text]
 
 
+def test_a_text_in_one_piece_takes_no_more_memory_than_it_has(tmp_path):
+    text = "one line\nand a second, without an end"
+    (tmp_path / "t").write_text(text)
+    assert [list(pieces) for pieces in read_corpus(tmp_path / "t").documents(1 << 60)] == [[text]]
+
+
 def test_pieces_have_the_ids_of_the_whole_text(tmp_path):
     text = "".join(path.read_text() for path in read_corpus().files[:5])
     (tmp_path / "t").write_text(text)

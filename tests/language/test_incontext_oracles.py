@@ -10,6 +10,7 @@ from sklearn.linear_model import Lasso, Ridge
 
 from lissome._errors import UsageError
 from lissome.language.incontext import affine, lasso, least_squares, prompts
+from lissome.language.incontext.regression import RIDGES
 
 
 def drawn(seed, n, N, d, m=1):
@@ -80,6 +81,17 @@ def test_the_lasso_needs_fewer_examples_than_least_squares_where_weights_are_few
     more = {"dimension": 12, "pairs": 14, "n": 24}
     few = slice(7, 11)
     assert errors("sparse", "Lasso", **more)[few].mean() < 0.2 * errors("sparse", "least squares", **more)[few].mean()
+
+
+def test_a_penalty_is_chosen_on_other_prompts():
+    batch = prompts("tree", dimension=3, pairs=30).draw(torch.Generator().manual_seed(0), 8)
+    oracle = prompts("tree", dimension=3, pairs=30).oracles["affine ridge on x"]
+    each = torch.stack([affine(batch["x"], batch["y"][..., None], penalty) for penalty in RIDGES])
+    for penalty, wanted in enumerate(each):
+        batch["target"][4:] = wanted[4:]  # what the second half finds best is told of the first
+        assert torch.equal(oracle(batch, 0.0)[:4], each[penalty][:4])
+    one = {name: value[:1] for name, value in batch.items()}
+    assert torch.allclose(oracle(one, 0.0), each[0][:1], atol=1e-12)
 
 
 def test_phi_is_worth_knowing_and_an_affine_function_is_not_enough():

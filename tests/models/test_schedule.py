@@ -132,6 +132,10 @@ def test_a_shape_of_before_is_a_plain_one():
             "algoformer(2, pre=2)",
             "2 layers before the loop and 1 after it leave none of 3; legal is to leave one or more",
         ),
+        (
+            "looped(4000)",
+            "4,000 iterations of the body run 12,000 layers; legal are up to 3,333 iterations of 3 layers",
+        ),
         ("looped(2, inject=maybe)", "inject of the body is 'maybe'; legal are True and False"),
         ("plain(3)", "the body 'plain(3)' is given wrongly; plain takes no values"),
         (4, "the body is 4; legal are the texts plain, algoformer, looped"),

@@ -73,6 +73,12 @@ def test_the_count_goes_on_after_a_resume(tmp_path):
     assert torch.equal(rest.weight, whole.weight)
 
 
+@pytest.mark.parametrize("skip", [1, "yes", None])
+def test_what_is_neither_true_nor_false_is_refused(skip):
+    with pytest.raises(UsageError, match="legal are True and False"):
+        Method(skip=skip)
+
+
 def test_line_searches_are_refused():
     with pytest.raises(UsageError, match="skip=True does not go with lbfgs"):
         fit(nn.Linear(1, 1), Sometimes(0, "nan"), Method((Group("*", "lbfgs"),), skip=True), Budget(steps=1))

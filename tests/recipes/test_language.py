@@ -17,7 +17,7 @@ from lissome.models import PRESETS, Decoder, DecoderShape
 from lissome.optim.machine import PRECISIONS
 from lissome.optim.method import SCHEDULES
 from lissome.optim.optimizers import assign
-from lissome.recipes import evaluate_language, generate_text, train_language
+from lissome.recipes import compare, evaluate_language, generate_text, show, train_language
 from lissome.recipes.language import settings as words
 from lissome.recipes.language.archive import load_trained
 from lissome.recipes.language.evaluate import bytes_of
@@ -28,6 +28,7 @@ from lissome.recipes.language.source import opened, prepare
 from lissome.recipes.language.train import sentence_of
 from lissome.recipes.settings import load
 from lissome.report.drawing import palette
+from lissome.report.language import heading
 from lissome.report.language_curves import by_length
 from lissome.report.language_files import Lengths
 
@@ -117,6 +118,20 @@ def test_layers_that_differ_are_all_told(text, tmp_path):
     summary = train_language(settings, tmp_path / "run", progress=False)
     assert summary is not None
     assert summary["stages"] == "causal; rotary; softmax / causal & window(8); rotary; softmax"
+
+
+def test_a_body_is_named_wherever_a_run_is_described(text, tmp_path):
+    settings = asked(data=text, model__layers=3, model__body="algoformer(2)", training__steps=1)
+    summary = train_language(settings, tmp_path / "run", progress=False)
+    assert summary is not None
+    assert summary["stages"] == "algoformer(2); causal; rotary; softmax"
+    assert heading(summary) == "Language model: algoformer(2); causal; rotary; softmax"
+    (tmp_path / "run" / "summary.json").unlink()  # as in progress
+    assert show(tmp_path / "run")[0]["stages"] == "algoformer(2); causal; rotary; softmax"
+    plain = asked(data=text, model__layers=3, training__steps=1)
+    train_language(plain, tmp_path / "plain", progress=False)
+    rows = compare([tmp_path / "run", tmp_path / "plain"], tmp_path / "both")
+    assert [row["label"] for row in rows] == ["algoformer(2)", "plain"]
 
 
 @pytest.mark.parametrize("refined", [0, 1])

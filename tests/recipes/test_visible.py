@@ -66,6 +66,21 @@ def test_words_become_the_rules_of_layers(visible, validity, found):
     assert rule(visible, validity) == found
 
 
+@pytest.mark.parametrize(
+    ("visible", "said"),
+    [
+        ("sinks(initial=120, near=8)", "hides none of the 128 tokens"),
+        ("fixed(1)", "hides none of the 128 tokens"),
+        ("ht(h(sinks))", "h, ht and hmt stand around one of all, separators, sinks and fixed"),
+        ("hh(sinks)", "legal are: all, separators, sinks, fixed, h, ht, hmt"),
+    ],
+)
+def test_words_that_hide_nothing_or_are_none_are_told(visible, said):
+    with pytest.raises(UsageError, match=said):
+        rule(visible)
+    assert rule("sinks(initial=119, near=8)")
+
+
 def test_rules_let_a_token_see_what_a_slow_count_lets_it_see():
     tokens = torch.from_numpy(WORDS[:40].astype(np.int64))[None]
     (one, other) = by_layer(resolved("h(separators(near=5))", "causal", layers=2, length=40, ids=IDS), 2)
@@ -79,7 +94,7 @@ def test_rules_let_a_token_see_what_a_slow_count_lets_it_see():
 @pytest.mark.parametrize(
     ("visible", "sentence"),
     [
-        ("seperators", "unknown visible 'seperators'; legal are: all, separators, sinks, fixed (did you mean 'separ"),
+        ("seperators", "unknown visible 'seperators'; legal are: all, separators, sinks, fixed, h, ht, hmt (did"),
         ("ht(sink)", "unknown visible 'sink'"),
         ("separators(64)", "the visible 'separators(64)' is given wrongly; separators takes initial=4, near=64"),
         ("fixed(0)", "k of every_kth is 0; legal are whole numbers, 1 and more"),
@@ -188,7 +203,7 @@ def test_a_run_that_sees_separators_is_measured_writes_and_is_no_llama(text, tmp
         logits = model(written)  # at once, without
     assert torch.equal(logits[0, -13:-1].argmax(-1), written[0, -12:])
     assert generate_text(out, "line 7: the sum", tokens=5)["tokens"] == 5
-    with pytest.raises(UsageError, match="which no class of transformers has"):
+    with pytest.raises(UsageError, match=r"separators\(8 ids\) .*which no class of transformers has"):
         export_language(out, tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
 

@@ -45,6 +45,8 @@ def test_runs_are_named_by_what_differs(tmp_path):
     assert named(a, b) == ["a", "layers 7"]
     assert named(a) == ["a"]
     settings = yaml.safe_load((b / "settings.yaml").read_text())
+    (b / "settings.yaml").write_text(yaml.safe_dump(settings | {"start": "/far/away/full"}))
+    assert named(a, b) == ["a", "layers 7, start full"]
     (b / "settings.yaml").write_text(
         yaml.safe_dump(settings | {"model": yaml.safe_load((a / "settings.yaml").read_text())["model"], "seed": 3})
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ POLICIES: Mapping[str, Callable[[int], tuple[int, ...]]] = {  # which of so many
     "ht": lambda layers: (0, layers - 1),
     "hmt": lambda layers: (0, layers // 2, layers - 1),
 }
+IDS = re.compile(r"separators\(([\d, ]+)\)")
 
 
 def call(text: str, stage: str, legal: Iterable[str]) -> tuple[str, list[Value], dict[str, Value]]:
@@ -109,6 +111,15 @@ def by_layer(text: str, layers: int) -> list[Validity]:
         full, limited = POLICIES[name](layers), _rule(node.args[0], text)
         return [validity.causal if layer in full else limited for layer in range(layers)]
     return [_rule(node, text)] * layers
+
+
+def brief(stages: str) -> str:
+    """Return stages in words with the number of ids in place of the ids.
+
+    >>> brief("causal & (separators(9, 10, 46) | window(8)); rotary; softmax")
+    'causal & (separators(3 ids) | window(8)); rotary; softmax'
+    """
+    return IDS.sub(lambda found: f"separators({len(found[1].split(','))} ids)", stages)
 
 
 def _rule(node: ast.expr, text: str) -> Validity:

@@ -222,7 +222,13 @@ class SeparatorCache:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Hold what another cache of the same sizes held when it gave its `state`; what comes next is the same."""
+        """Hold what another cache of the same sizes held when it gave its `state`; what comes next is the same.
+
+        Raises:
+            UsageError: it had another number of layers.
+        """
+        if (count := len(state["layers"])) != len(self.layers):
+            raise UsageError(f"the state is of {count} layers, and the cache has {len(self.layers)}; legal are as many")
         self.columns = None if state["columns"] is None else Columns(*state["columns"])
         self._read, self.whole, self.dropped = state["read"], state["whole"], state["dropped"]
         for layer, own in zip(self.layers, state["layers"], strict=True):

@@ -19,6 +19,7 @@ import torch
 from lissome._checks import check_flag, check_number, check_whole, refuse
 from lissome._errors import UsageError, unknown
 from lissome.attention import Attention, Rotary, softmax
+from lissome.attention.notation import brief
 from lissome.attention.rotary import BASE
 
 
@@ -110,7 +111,7 @@ def config_of(
         raise _unknown("body", shape.body, "plain")
     forms = [_parts(recipe) for recipe in recipes]
     if len(set(forms)) > 1:
-        kinds = " and ".join(f"'{kind}'" for kind in dict.fromkeys(recipe.explain() for recipe in recipes))
+        kinds = " and ".join(f"'{kind}'" for kind in dict.fromkeys(brief(recipe.explain()) for recipe in recipes))
         raise UsageError(
             f"layers differ in their attention, {kinds}, and a model of type {_listed()} has one kind; legal is one "
             "validity for all layers"
@@ -118,8 +119,8 @@ def config_of(
     base, window = forms[0]
     if window is not None and shape.feed == "gelu":
         raise UsageError(
-            f"feed 'gelu' with validity '{recipes[0].validity.name}' is in no class of transformers; legal are swiglu "
-            "with a window, and gelu without"
+            f"feed 'gelu' with validity '{brief(recipes[0].validity.name)}' is in no class of transformers; legal are "
+            "swiglu with a window, and gelu without"
         )
     kind = "arcee" if shape.feed == "gelu" else "llama" if window is None else "mistral"
     told = {
@@ -218,8 +219,8 @@ def _parts(recipe: Attention) -> tuple[float, int | None]:
 def _unknown(part: str, value: object, legal: str) -> UsageError:
     name = value if isinstance(value, str) else getattr(value, "name", type(value).__name__.lower())
     return UsageError(
-        f"{part} is '{name}', which no class of transformers has; legal is {legal}: train such a decoder, or put this "
-        "attention into a model of transformers by lissome.bridges.transformers.attach"
+        f"{part} is '{brief(name)}', which no class of transformers has; legal is {legal}: train such a decoder, or "
+        "put this attention into a model of transformers by lissome.bridges.transformers.attach"
     )
 
 

@@ -23,8 +23,6 @@ from torch import Tensor
 
 from lissome._checks import check_whole
 from lissome._errors import LissomeError, UsageError
-from lissome.bridges.chosen import chosen
-from lissome.bridges.sepcache import SepCache
 
 try:
     from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
@@ -35,6 +33,9 @@ except ImportError as error:
     raise UsageError(
         "lissome.bridges.lm_eval needs lm-eval; install it with: pip install 'lissome[lm-eval]'"
     ) from error
+
+from lissome.bridges.chosen import chosen  # below: without lm-eval nothing else is to be asked for
+from lissome.bridges.sepcache import SepCache
 
 NAME = "lissome"
 Text = tuple[int, ...]

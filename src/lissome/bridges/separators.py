@@ -10,13 +10,17 @@ This module loads neither torch nor transformers, and tokenizers only to read a 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lissome._door import door
 from lissome._errors import UsageError
+from lissome._files import reason
 
+_TOKENIZER, _ = door(__name__, {"of_bytes": "lissome.bridges.tokenizer"})  # which loads tokenizers
 CHARACTERS = ".,?!;:\n\t"
 # as published; Llama-3's list for use without training also holds 128000, the token that begins a text
 PAPER: Mapping[str, tuple[int, ...]] = {
@@ -83,7 +87,7 @@ def listed(place: str | Path, text: str | Path | None = None) -> dict[str, Any]:
     """Tell which ids of a stored tokenizer end a segment, and how often they do in a text.
 
     Args:
-        place: tokenizer.json, or a folder that holds one; also the saved vocabulary of a run that is no bytes.
+        place: tokenizer.json, a folder that holds one, a run of a language model, or the vocabulary that it saved.
         text: a file of text, or None.
 
     Returns:
@@ -102,7 +106,7 @@ def listed(place: str | Path, text: str | Path | None = None) -> dict[str, Any]:
     try:
         words = Path(text).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"'{text}' cannot be read: {_said(error)}") from error
+        raise UsageError(f"'{text}' cannot be read: {_said(error)}; legal is a file of UTF-8 text") from error
     counts = Counter(tokenizer.encode(words, add_special_tokens=False).ids)
     if not (tokens := counts.total()):
         raise UsageError(f"'{text}' holds no token; give a text")
@@ -112,21 +116,26 @@ def listed(place: str | Path, text: str | Path | None = None) -> dict[str, Any]:
 
 
 def _read(place: Path) -> Any:
-    file = place / "tokenizer.json" if place.is_dir() else place
+    held = (place / name for name in ("tokenizer.json", "vocabulary.json"))  # the second of a run
+    file = next((each for each in held if each.is_file()), place)
     if not file.is_file():
         raise UsageError(
-            f"'{file}' is not there; legal is tokenizer.json or a folder that holds one, as "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes it"
+            f"there is no tokenizer '{place}'; legal is tokenizer.json, a folder that holds one, as "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes it, or the directory of a run"
         )
     from tokenizers import Tokenizer  # here, so that `lissome --help` does without
 
     try:
-        return Tokenizer.from_file(str(file))
+        told = file.read_text(encoding="utf-8")
+        of_bytes = json.loads(told) == {"kind": "bytes"}
+        return Tokenizer.from_str(json.dumps(_TOKENIZER("of_bytes")()) if of_bytes else told)
     except Exception as error:  # the library raises plain Exception
         raise UsageError(f"'{file}' is no file of the tokenizers library: {_said(error)}") from error
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return reason(error)
     return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
 
 

@@ -41,16 +41,7 @@ app.command()(predict)
 @app.command()
 def show(run: Annotated[Path, typer.Argument(help="A run or comparison directory.")], as_json: Json = False) -> None:
     """Draw the page of a run again and print its table."""
-    rows = lissome.recipes.show(run)
-    if not as_json and rows[0].get("kind") == "fit":
-        return say(lissome.report.table_terminal(rows[0]), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
-    if not as_json and rows[0].get("kind") == "lm":
-        return say(lissome.report.language_terminal(*rows), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
-    if not as_json and rows[0].get("kind") == "stream":
-        return say(lissome.report.stream_terminal(rows[0]), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
-    if not as_json and rows[0].get("kind") == "icl":
-        return say(lissome.report.incontext_terminal(rows[0]), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
-    tell(rows, run, as_json)
+    tell(lissome.recipes.show(run), run, as_json)
 
 
 @app.command()
@@ -60,10 +51,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Put several runs on one page."""
-    rows = lissome.recipes.compare(runs, out)
-    if not as_json and rows[0].get("kind") == "lm":
-        return say(lissome.report.language_terminal(*rows), f"page: [bold]{escape(str(out / 'index.html'))}[/bold]")
-    tell(rows, out, as_json)
+    tell(lissome.recipes.compare(runs, out), out, as_json)
 
 
 @app.command()

@@ -63,7 +63,7 @@ def evaluate(
         list[str] | None, typer.Option(help=f"{', '.join(SHIFTS)}, of the prompts' law; all if not given.")
     ] = None,
     most: Annotated[int | None, typer.Option(help="Iterations of early exit; up to the trained.")] = None,
-    prompts: Annotated[int | None, typer.Option(min=1, help="Fresh ones to measure on.")] = None,
+    prompts: Annotated[int | None, typer.Option(help="Fresh ones to measure on.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:

@@ -20,7 +20,7 @@ from lissome.bridges.separators import listed
 from lissome.cli.options import Changes, Device, Json, Out, Quick, Resume, Seconds, Seed, SettingsFile, Steps, file_of
 from lissome.cli.output import print_json, say
 from lissome.recipes.language.settings import PRECISIONS, PRESETS, QUICK, LanguageSettings, check_kept, read_lengths
-from lissome.recipes.language.stream_settings import CACHES, POSITIONS, PROTOCOLS, StreamSettings
+from lissome.recipes.language.stream_settings import CACHES, LAST, OWN, POSITIONS, PROTOCOLS, StreamSettings
 from lissome.recipes.ranks_settings import BASES, RULES, RanksSettings
 from lissome.recipes.settings import load
 
@@ -220,7 +220,10 @@ def stream(
     given: dict[str, Any] = {"model": model, "text": text, "cache": cache, "initial": initial, "local": local}
     given |= {"separators_kept": separators_kept, "capacity": capacity, "every": every, "positions": positions}
     given |= {"protocol": protocol, "chunk": chunk, "tokens": tokens, "tokenizer": tokenizer, "device": device}
-    asked = load(StreamSettings, file=file_of(settings, out, resume), given=given, changes=changes or [])
+    file = file_of(settings, out, resume)
+    if resume:
+        check_kept(out, StreamSettings, verb="stream", own=OWN, last=LAST)
+    asked = load(StreamSettings, file=file, given=given, changes=changes or [])
     found = lissome.recipes.stream_language(asked, out, resume=resume)
     if as_json:
         return print_json(found)
@@ -229,7 +232,7 @@ def stream(
 
 @lm.command()
 def separators(
-    tokenizer: Annotated[Path, typer.Argument(help="File tokenizer.json, or a folder that holds one.")],
+    tokenizer: Annotated[Path, typer.Argument(help="File tokenizer.json, a folder that holds one, or a run.")],
     text: Annotated[Path | None, typer.Option(help="Count them in this file.")] = None,
     as_json: Json = False,
 ) -> None:

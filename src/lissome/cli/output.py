@@ -20,7 +20,9 @@ def tell(rows: Sequence[dict[str, Any]], directory: Path, as_json: bool) -> None
     """Print the rows of a run or comparison and where its page is."""
     if as_json:
         return print_json(list(rows))
-    say(lissome.report.terminal(list(rows)), f"page: [bold]{escape(str(directory / 'index.html'))}[/bold]")
+    own = lissome.report.TERMINALS.get(str(rows[0].get("kind"))) if rows else None
+    shown = lissome.report.terminal(list(rows)) if own is None else own(*rows)
+    say(shown, f"page: [bold]{escape(str(directory / 'index.html'))}[/bold]")
 
 
 def say(*parts: Any) -> None:

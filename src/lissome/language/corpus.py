@@ -123,16 +123,17 @@ def _stat(path: Path) -> os.stat_result:
 
 def _pieces(path: Path, size: int) -> Iterator[str]:
     decoder, held, at = codecs.getincrementaldecoder("utf-8")(), "", 0
+    most = _stat(path).st_size + 1  # a read of more takes memory for it
     try:
         with path.open("rb") as file:
             while True:
-                block = file.read(size)
+                block = file.read(min(size, most))
                 start = at - len(decoder.getstate()[0])  # where the character that was cut begins
                 held += decoder.decode(block, final=not block)
                 if not at:
                     held = held.removeprefix(MARK)
                 at += len(block)
-                place = _cut(held, size) if block else len(held)
+                place = len(held) if not block else _cut(held, size) if len(block) == size else 0
                 if place:
                     yield held[:place]
                     held = held[place:]

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lissome._checks import check_number, check_whole
+from lissome._checks import check_number, check_whole, refuse
 from lissome._errors import unknown
 from lissome.models.decoder import Block
 from lissome.models.in_context import TOKENS, Regressor
@@ -45,7 +45,8 @@ def gradient_descent(
         dtype: of the weights; None is torch's default.
 
     Raises:
-        UsageError: a size below 1, unknown tokens, or a rate that is not finite.
+        UsageError: a size below 1, unknown tokens, a rate that is not finite, or a dtype that is neither float32 nor
+            float64.
 
     >>> model = gradient_descent(1, rate=0.1, iterations=1)
     >>> model(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[3.0, 0.0]])).detach()  # w = 0.1 * 3 * 1 for the second x
@@ -55,6 +56,7 @@ def gradient_descent(
     check_number("rate", rate, "are finite numbers", math.isfinite)
     if tokens not in TOKENS:
         raise unknown("tokens", tokens, TOKENS)
+    _check_dtype(dtype)
     make = _interleaved if tokens == "interleaved" else _pairs
     with torch.random.fork_rng(devices=[]), torch.no_grad():  # what is drawn is not kept
         return make(dimension, rate, iterations, dtype or torch.get_default_dtype())
@@ -102,13 +104,14 @@ def newton_schulz(size: int, *, iterations: int = 20, dtype: torch.dtype | None 
         dtype: of the weights; None is torch's default.
 
     Raises:
-        UsageError: a size below 1.
+        UsageError: a size below 1, or another dtype than float32 and float64.
 
     >>> body = newton_schulz(1, iterations=8)
     >>> float(body(torch.tensor([[[4.0, 0.1]]]))[0, 0, 1].detach())  # 1 / 4
     0.25
     """
     check_whole("size", size)
+    _check_dtype(dtype)
     width = 2 * size
     alone = {"pre": 0, "post": 0, "feed_width": width, "validity": "everything"}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -141,6 +144,11 @@ def set_attention(block: Block, *, query: Tensor, key: Tensor, value: Tensor, ou
     for part, given in zip(parts, (query * math.sqrt(heads.dimension), key, value), strict=True):
         part[: len(given)] = given
     heads.out.weight[:, : out.shape[1]] = out
+
+
+def _check_dtype(dtype: object) -> None:
+    if dtype not in (None, torch.float32, torch.float64):  # exact in neither of the half precisions
+        raise refuse("dtype", dtype, "are torch.float32, torch.float64 and None")
 
 
 def _only(stage: nn.Module) -> Block:

@@ -189,6 +189,9 @@ def _framed(body: Looped, x: Tensor, frame: Frame | None) -> Frame:
     if x.ndim != 3 or x.shape[-1] != width or not x.is_floating_point():
         came = f"shape {tuple(x.shape)} and dtype {x.dtype}"
         raise UsageError(f"x has {came}; legal is (B, T, {width}) in floating point")
+    dtype = next(body.parameters()).dtype
+    if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+        raise UsageError(f"x is of {x.dtype}; legal beside these weights is {dtype}")
     if frame is None:
         return Frame.full(x.shape[1], device=x.device)
     check_kind("frame", frame, Frame, "is such as Frame.full(5), or None")

@@ -10,6 +10,8 @@ from lissome._checks import check_flag, check_whole
 from lissome._errors import UsageError
 from lissome.attention.notation import made
 
+MOST = 10_000  # runs of layers; more are a slip
+
 
 class Pass(NamedTuple):
     """One run of a block.
@@ -62,6 +64,9 @@ def _algoformer(layers: int, iterations: int = 6, pre: int = 1, post: int = 1, i
     if pre + post >= layers:
         said = f"{pre} layers before the loop and {post} after it leave none of {layers}"
         raise UsageError(f"{said}; legal is to leave one or more")
+    if iterations * layers > MOST:
+        said = f"{iterations:,} iterations of the body run {iterations * layers:,} layers"
+        raise UsageError(f"{said}; legal are up to {MOST // layers:,} iterations of {layers} layers")
     loop = [Pass(block, inject and block == pre) for block in range(pre, layers - post)]
     after = [Pass(block) for block in range(layers - post, layers)]
     return [*_plain(pre), *loop * iterations, *after]

@@ -101,6 +101,8 @@ class Method:
             raise UsageError(f"accumulate must lie between 1 and points={self.points}, not {self.accumulate}")
         if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
             raise UsageError(f"clip must be None or a positive number, not {self.clip}")
+        if type(self.skip) is not bool:
+            raise UsageError(f"skip is {self.skip!r}; legal are True and False")
         if not 0 <= self.warmup < 1:
             raise UsageError(f"warmup is a part of the steps and must lie in [0, 1), not {self.warmup}")
         if not (math.isfinite(self.share) and self.share > 0):

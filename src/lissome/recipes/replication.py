@@ -17,6 +17,7 @@ from lissome._files import write, write_json
 from lissome.optim.journal import Journal
 from lissome.optim.machine import Stop, stoppable
 from lissome.recipes import (
+    algoformer,
     arcm,
     dape,
     dape_v2,
@@ -46,6 +47,7 @@ PAPERS: dict[str, Paper] = {
     "dape-v2": dape_v2.PAPER,
     "sa-softmax": sa_softmax.PAPER,
     "sepllm": sepllm.PAPER,
+    "algoformer": algoformer.PAPER,
 }
 BESIDE: dict[str, Paper] = {"slim-kan": slim_kan.PAPER}  # further replications of papers that are there
 KNOWN = PAPERS | BESIDE

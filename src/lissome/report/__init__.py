@@ -12,7 +12,15 @@ from lissome.report.stream import stream_page, stream_terminal
 from lissome.report.table import terminal, verdicts
 from lissome.report.table_page import table_page, table_terminal
 
+TERMINALS = {  # kind of a run -> what the terminal shows of its rows
+    "fit": table_terminal,
+    "icl": incontext_terminal,
+    "lm": language_terminal,
+    "stream": stream_terminal,
+}
+
 __all__ = [
+    "TERMINALS",
     "compare",
     "diagnosis",
     "families",

@@ -121,7 +121,7 @@ def logarithmic(axes: Axes, *which: str, write: Callable[[float], str] = power, 
 def whole(axis) -> None:
     """Separate the thousands of a linear axis and keep its ticks few."""
     axis.set_major_locator(MaxNLocator(5))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.9g}"))
 
 
 def legend(figure: Figure, axes: Axes) -> None:

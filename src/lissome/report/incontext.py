@@ -83,19 +83,24 @@ def incontext_terminal(row: Row) -> Group:
 
 def heading(row: Row) -> str:
     """Name a run in one line."""
-    size = f", d = {row['dimension']}, {row['pairs']} examples" if {"dimension", "pairs"} <= row.keys() else ""
+    size = ""
+    if {"dimension", "pairs"} <= row.keys():
+        size = f", d = {row['dimension']}, {row['pairs']} example{'' if row['pairs'] == 1 else 's'}"
     return f"{NAMES.get(str(row.get('model')), 'A model')} on {row.get('task') or 'a task'}{size}"
 
 
 def lead(row: Row, found: Evaluation | None) -> str:
     """Say in a few sentences what came out."""
     error = finite(row, "kept") or finite(row, "error")
+    if error is None and finite(row, "lost"):
+        return "The iterations blew up all prompts: no error is finite or below 100."
     if error is None:
         return "There is no evaluation with a finite error yet."
     what = f"In these prompts {row['what']} " if row.get("what") else ""
     took = f"after {count(finite(row, 'steps'))} steps and {seconds(finite(row, 'seconds'))} s"
     told = f"{what}Of the mean square of what is to be told, {decimal(error)} is wrong at the last place, {took}."
-    told += f" Left out: {count(lost)} prompts that the iterations blew up." if (lost := finite(row, "lost")) else ""
+    if lost := finite(row, "lost"):
+        told += f" Left out: {prompts(lost)} that the iterations blew up."
     if found is not None:
         told += f" {drift(found)}"
     return told
@@ -103,7 +108,16 @@ def lead(row: Row, found: Evaluation | None) -> str:
 
 def _counted(row: Row) -> str:
     lost = finite(row, "lost")
-    return f"of the last place, without {count(lost)} prompts that were blown up" if lost else "of the last place"
+    return f"of the last place, without {prompts(lost)} that were blown up" if lost else "of the last place"
+
+
+def prompts(number: float) -> str:
+    """Write a number of prompts.
+
+    >>> prompts(1), prompts(1200)
+    ('1 prompt', '1,200 prompts')
+    """
+    return f"{count(number)} prompt{'' if number == 1 else 's'}"
 
 
 def drift(found: Evaluation) -> str:
@@ -118,6 +132,19 @@ def drift(found: Evaluation) -> str:
     return (
         f"At {len(errors)} iterations, trained {trained}, the error is {decimal(float(times))} times that as trained."
     )
+
+
+def overflowed(found: Evaluation) -> str:
+    """Say under which shifts the model's numbers are not finite; nothing where they all are.
+
+    Only errors of all prompts together are known: one that overflows makes their mean infinite.
+    """
+    told = [
+        f"{kind} {', '.join(f'{strength:g}' for strength in each.strength[~np.isfinite(each.model)])}"
+        for kind, each in found.shifts.items()
+        if not np.isfinite(each.model).all()
+    ]
+    return f"Crosses: the model's error is not finite at {'; '.join(told)}." if told else ""
 
 
 def _drawn(run: Run, found: Evaluation | None) -> str:
@@ -148,7 +175,7 @@ def _drawn(run: Run, found: Evaluation | None) -> str:
                 "error-shifts",
                 by_shift(found),
                 "Prompts of another law than those of training: error of the last place, as part of the mean square of "
-                "what is to be told; the dashed line changes nothing.",
+                f"what is to be told; the dashed line changes nothing.{edge} {overflowed(found)}",
             ),
             *shown,
         ]

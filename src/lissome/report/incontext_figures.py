@@ -17,6 +17,7 @@ MODEL = {"color": COLOURS["svd"], "linewidth": 2.0}
 HUES = [COLOURS[name] for name in ("full", "lora-xs", "lora", "pissa")]
 DASHES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 LINE: dict[str, Any] = {"color": INK, "alpha": 0.5, "linewidth": 1, "linestyle": (0, (4, 3))}
+LOST = "model, not finite"
 FLOOR, CEILING = 1e-4, 1e4  # errors beyond are drawn at the edge
 NAMES = {
     "scale": "inputs so many times as large",
@@ -73,12 +74,16 @@ def by_shift(found: Evaluation) -> Figure | None:
         if number == 0:
             axes.set_ylabel("error / mean square of y")
     assert axes is not None
-    legend(figure, figure.axes[0])
+    # the panel that has most to name
+    legend(figure, max(figure.axes, key=lambda each: len(each.get_legend_handles_labels()[1])))
     return figure
 
 
 def _curves(axes: Axes, x: np.ndarray, model: np.ndarray, oracles: dict[str, np.ndarray], **look: Any) -> None:
     axes.plot(x, kept(model), label="model", markersize=4, **MODEL, **look)
+    if len(lost := x[~np.isfinite(model)]):  # at the top, whatever the range of the rest is
+        across = axes.get_xaxis_transform()
+        axes.plot(lost, np.full(len(lost), 0.97), "x", label=LOST, transform=across, color=MODEL["color"])
     for (name, each), hue, dash in zip(oracles.items(), HUES, DASHES, strict=False):
         axes.plot(x, kept(each), color=hue, linestyle=dash, linewidth=1.4, label=plain(name))
     logarithmic(axes, "y")

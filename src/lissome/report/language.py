@@ -34,7 +34,7 @@ from lissome.report.numerals import count, quantity, seconds, share
 from lissome.report.read import Row, Run, finite, read_json, read_run
 from lissome.report.run_page import run_page
 
-STAGES = ("visible", "validity", "position", "refine", "normalize")
+STAGES = ("body", "visible", "validity", "position", "refine", "normalize")
 USUAL = {"none", "all", None}
 TOLD = {
     "kind",
@@ -117,12 +117,14 @@ def texts(row: Row) -> list[str]:
 
 
 def stages(model: Mapping[str, Any]) -> str:
-    """Say in words which stages the settings of a model name.
+    """Say in words which body and stages the settings of a model name.
 
     >>> stages({"validity": "causal", "position": "kerple", "refine": "none", "normalize": "softmax"})
     'causal; kerple; softmax'
+    >>> stages({"body": "looped(6)", "validity": "causal", "normalize": "softmax"})
+    'looped(6); causal; softmax'
     """
-    return "; ".join(str(model[name]) for name in STAGES if model.get(name) not in USUAL)
+    return "; ".join(str(model[name]) for name in STAGES if model.get(name) not in USUAL | {"plain"})
 
 
 def heading(row: Row) -> str:

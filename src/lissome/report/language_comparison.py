@@ -22,6 +22,7 @@ from lissome.report.numerals import count
 from lissome.report.read import INCIDENTAL, Row, Run, finite, read_run, series
 
 COLUMNS = ("run", "perplexity", "bits per byte", "trained numbers", "steps", "seconds")
+PATHS = {"data", "start", "vocabulary"}  # which a label names by their last part
 UNTOLD = INCIDENTAL | {"tokens", "checkpoint", "evaluate", "tensorboard"}
 
 
@@ -171,5 +172,6 @@ def _label(flat: Mapping[str, Any], keys: Sequence[str]) -> str:
     for key in ordered:
         name, value = key.rpartition(".")[2], flat.get(key)
         if value not in USUAL:
-            words.append(str(value) if name in STAGES or name == "preset" else f"{name} {value}")
+            said = Path(str(value)).name if name in PATHS else value
+            words.append(str(said) if name in STAGES or name == "preset" else f"{name} {said}")
     return ", ".join(words)

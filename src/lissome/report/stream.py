@@ -81,7 +81,8 @@ def stream_page(directory: str | Path) -> Path:
         ("resident memory", f"{count(finite(last, 'resident_mb'))} MB", "in the last tenth"),
         ("reach", count(finite(row, "reach")), "tokens, about, of what is kept beside the newest"),
     ]
-    drawn = figure(run.path / "figures", "stream", drawing(run.metrics), "Along the text, one dot an interval")
+    caption = "Along the text, one dot an interval; dashed: the most entries of it"
+    drawn = figure(run.path / "figures", "stream", drawing(run.metrics), caption)
     shown = [gallery([drawn]) or "<p>No interval is over yet, so there is no figure.</p>"]
     shown += [f"<p>{escape(text)}</p>" for text in notes(row)]
     return run_page(run, row, heading(row), lead(row), numbers, shown=shown, told=TOLD)
@@ -155,7 +156,7 @@ def notes(row: Row) -> list[str]:
     found = []
     first, last = row.get("first_tenth") or {}, row.get("last_tenth") or {}
     told = [f"{name} {_from(first, last, key, unit)}" for key, name, unit in LEVEL if finite(last, key) is not None]
-    if told:
+    if told and first != last:  # of more than one interval
         found.append(f"From the first tenth to the last: {'; '.join(told)}.")
     tokens, reach = finite(row, "tokens"), finite(row, "reach")
     if row.get("cache") != "full" and tokens is not None:

@@ -47,7 +47,7 @@ class Shift:
     strength: float
 
     def __post_init__(self):
-        if self.kind not in SHIFTS:
+        if self.kind not in tuple(SHIFTS):
             raise unknown("shift", self.kind, SHIFTS)
         least = "above 0" if self.kind == "scale" else "of at least 0"
         legal = f"are numbers {least}"
@@ -148,12 +148,16 @@ class Prompts:
             pairs: examples of each; None is `pairs` of the task, and more are legal.
             dimension: inputs are 0 beyond it.
             shift: of the law.
-            dtype: of the batch.
+            dtype: of the batch, float32 or float64.
 
         Raises:
-            UsageError: no rows, no pairs, more dimensions than the task has, or a shift that it does not have.
+            UsageError: no generator, another dtype, no rows, no pairs, more dimensions than the task has, or a shift
+                that it does not have.
         """
         k, d = self.pairs if pairs is None else pairs, self.dimension if dimension is None else dimension
+        check_kind("generator", generator, torch.Generator, "is a torch.Generator of the CPU")
+        if dtype not in (torch.float32, torch.float64):
+            raise UsageError(f"dtype of prompts is {dtype}; legal are torch.float32 and torch.float64")
         check_whole("rows", n)
         check_whole("pairs", k)
         check_whole("dimension", d, 1, self.dimension)
@@ -193,8 +197,16 @@ class Prompts:
             predictions: (n, P, m), or of the last P' places alone.
             batch: of n prompts.
             power: by which it is divided; None is the task's.
+
+        Raises:
+            UsageError: predictions of another shape.
         """
-        target = batch["target"].double()[:, -predictions.shape[1] :]
+        check_kind("predictions", predictions, Tensor, "is a tensor (n, P, m)")
+        whole = batch["target"]
+        n, P, m = whole.shape
+        if predictions.ndim != 3 or (len(predictions), predictions.shape[2]) != (n, m) or predictions.shape[1] > P:
+            raise UsageError(f"predictions have the shape {tuple(predictions.shape)}; legal is ({n}, up to {P}, {m})")
+        target = whole.double()[:, -predictions.shape[1] :]
         found = (predictions.double() - target).square().sum(2).mean(0) / (self.power if power is None else power)
         return found.unflatten(0, (-1, self.steps)).mean(1)
 

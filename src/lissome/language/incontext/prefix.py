@@ -5,9 +5,12 @@ Many prompts are solved at once, in float64.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from lissome._checks import check_number
 from lissome._errors import UsageError
 
 NEW = 1e-9  # part of a row's square that has to lie outside the rows before it, to count as a direction of its own
@@ -41,8 +44,7 @@ def least_squares(x: Tensor, y: Tensor, ridge: float = 0.0) -> Tensor:
     tensor([0., 0., 3., 5.], dtype=torch.float64)
     """
     x, y = _checked(x, y)
-    if not 0 <= ridge < float("inf"):
-        raise UsageError(f"ridge is {ridge}; legal are numbers of at least 0")
+    check_number("ridge", ridge, "are numbers of at least 0", lambda value: 0 <= value < math.inf)
     n, N, d = x.shape
     one = torch.eye(d, dtype=x.dtype, device=x.device).repeat(n, 1, 1)
     P, Q = (one / ridge, None) if ridge else (torch.zeros_like(one), one)
@@ -85,8 +87,7 @@ def lasso(x: Tensor, y: Tensor, penalty: float) -> Tensor:
     tensor([0.0000, 0.0000, 2.8000, 0.0000], dtype=torch.float64)
     """
     x, y = _checked(x, y)
-    if not 0 < penalty < float("inf"):
-        raise UsageError(f"the penalty of the Lasso is {penalty}; legal are numbers above 0")
+    check_number("the penalty of the Lasso", penalty, "are numbers above 0", lambda value: 0 < value < math.inf)
     found = [_lasso(*each, penalty) for each in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)]
     return torch.cat(found)
 

@@ -28,7 +28,7 @@ class Representation:
         layers: L.
         slope: of the negative side, 0 (ReLU) to below 1. With 0.5 phi is 90 to 96% affine, so that regression on x
             itself already comes far.
-        seed: of the weights.
+        seed: of the weights, from 0.
 
     Raises:
         UsageError: a value out of its range.
@@ -42,6 +42,7 @@ class Representation:
     def __init__(self, dimension: int, *, layers: int = 1, slope: float = 0.0, seed: int = 0):
         check_whole("dimension of a representation", dimension)
         check_whole("layers of a representation", layers)
+        check_whole("seed of the weights of a representation", seed, 0, 2**63 - 1)
         check_number("slope of a representation", slope, "are numbers from 0 to below 1", lambda s: 0 <= s < 1)
         self.dimension, self.layers, self.slope, self.seed = dimension, layers, slope, seed
         generator = torch.Generator().manual_seed(seed)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lissome import report
-from lissome._checks import check_whole
+from lissome._checks import check_kind, check_path, check_whole
 from lissome._errors import UsageError
 from lissome._files import write_json
 from lissome.language.incontext import Prompts
@@ -16,7 +16,7 @@ from lissome.models import Continuation, Regressor
 from lissome.optim import checkpoint
 from lissome.recipes.incontext.measure import measure
 from lissome.recipes.incontext.network import new_model, task_of
-from lissome.recipes.incontext.settings import MOST, IncontextSettings
+from lissome.recipes.incontext.settings import MOST, ROWS, IncontextSettings
 from lissome.recipes.language.archive import read_weights
 from lissome.recipes.settings import load
 from lissome.recipes.training import device_of
@@ -40,7 +40,7 @@ def load_incontext(run: str | Path, device: str = "auto") -> TrainedInContext:
     Raises:
         UsageError: the directory holds no such run, no checkpoint yet, or a damaged file.
     """
-    run = Path(run)
+    run = check_path("run", run)
     if not run.is_dir():
         raise UsageError(f"there is no run directory '{run}'")
     if not is_incontext(run):
@@ -80,8 +80,11 @@ def evaluate_incontext(
         UsageError: no such run or no checkpoint, an unknown shift, loops that are no whole numbers of at least 1 or of
             a model that has no loop, or early exit beyond the trained iterations.
     """
+    check_kind("loops", loops, (list, tuple), "is a list such as [1, 5, 10]")
     for count in loops:
         check_whole("loops", count, 1, MOST)
+    if prompts is not None:
+        check_whole("prompts", prompts, 1, ROWS)
     trained = load_incontext(run, device)
     if not trained.model.body.shape.loop and any(count > 1 for count in loops):
         raise UsageError(f"'{run}' is a plain model without a loop; legal for loops is 1")

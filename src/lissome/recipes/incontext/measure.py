@@ -46,10 +46,11 @@ def measure(
     Raises:
         UsageError: a shift that the task does not have, or early exit beyond the trained iterations.
     """
-    kinds = tuple(task.shifts if shifts is None else dict.fromkeys(shifts))
+    kinds = tuple(task.shifts if shifts is None else shifts)
     for kind in kinds:
         if kind not in task.shifts:
             raise unknown(f"shift of the task '{task.name}':", kind, task.shifts)
+    kinds = tuple(dict.fromkeys(kinds))
     with scoring(model) as device:
         batch = fresh(task, rows, device)
         settled = _settled(task, model, batch, most)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lissome._errors import UsageError
 from lissome.language.incontext import Prompts, prompts
 from lissome.models import BODIES, Continuation, Looped, LoopedShape, Regressor
 from lissome.optim import Group, Method
@@ -32,8 +33,11 @@ def task_of(settings: IncontextSettings) -> Prompts:
     >>> task_of(IncontextSettings(task="sparse", details={"nonzero": 2})).power
     2
     """
-    noise = {} if settings.noise is None else {"noise": settings.noise}
-    return prompts(settings.task, dimension=settings.dimension, pairs=settings.pairs, **noise, **settings.details)
+    own = {"dimension": settings.dimension, "pairs": settings.pairs, "noise": settings.noise}
+    if twice := sorted(own.keys() & settings.details.keys()):
+        raise UsageError(f"setting 'details.{twice[0]}' is said outside of details; legal is '{twice[0]}'")
+    given = {name: value for name, value in own.items() if value is not None}  # noise: null is the task's own
+    return prompts(settings.task, **given, **settings.details)
 
 
 def shape_of(settings: IncontextSettings) -> LoopedShape:

@@ -16,6 +16,7 @@ MODELS = ("algoformer", "looped", "plain")
 SHIFTS = ("scale", "skew", "noise")
 PART = 0.4  # of the steps, in which a curriculum is over that says nothing else
 MOST = 10_000  # iterations that are looked at
+ROWS = 1_000_000  # prompts at once
 QUICK = {
     "batch": 16,
     "prompts": 64,
@@ -50,9 +51,9 @@ class IncontextModel(Strict):
     """The body between a linear map that reads tokens and one that tells y; null is what suits kind and tokens."""
 
     kind: str = Field(default="algoformer", description=", ".join(MODELS))
-    width: int = Field(default=32, ge=1)
+    width: int = Field(default=32, ge=1, le=65_536)
     heads: int = Field(default=1, ge=1, description="divide the width")
-    iterations: int = Field(default=8, ge=1, description="T of the loop; a plain model has none")
+    iterations: int = Field(default=8, ge=1, le=MOST, description="T of the loop; a plain model has none")
     pre: int | None = Field(default=None, ge=0, description="layers before the loop")
     loop: int | None = Field(default=None, ge=0, description="layers of the block that is iterated")
     post: int | None = Field(default=None, ge=0, description="layers after it")
@@ -84,9 +85,9 @@ class IncontextTraining(Strict):
     """How a model is trained: Adam, steps that are not finite left out."""
 
     steps: int = Field(default=500, ge=1)
-    rate: float = Field(default=3e-3, gt=0, description="learning rate")
-    schedule: Literal["constant", "cosine", "exponential"] = "constant"
-    clip: float | None = Field(default=1.0, gt=0, description="longest gradient that is let through; null is any")
+    rate: float = Field(default=4e-3, gt=0, description="learning rate")
+    schedule: Literal["constant", "cosine", "exponential"] = "cosine"
+    clip: float | None = Field(default=0.1, gt=0, description="longest gradient that is let through; null is any")
     window: int = Field(default=1, ge=1, description="last iterations that are supervised")
     cut: bool = Field(default=False, description="no gradient before the window, as the looped baseline has it")
     evaluate: int | None = Field(default=None, ge=1, description="evaluate every so many steps; null is about 50 times")
@@ -101,8 +102,8 @@ class IncontextSettings(Strict):
     pairs: int = Field(default=20, ge=1, le=100_000, description="examples of a prompt")
     noise: float | None = Field(default=None, ge=0, description="standard deviation; null is the task's own")
     details: dict[str, Any] = Field(default={}, description="further settings of the task, such as slope, nonzero")
-    batch: int = Field(default=64, ge=1, description="prompts of a step")
-    prompts: int = Field(default=1280, ge=1, description="fresh ones that the trained model is measured on")
+    batch: int = Field(default=64, ge=1, le=ROWS, description="prompts of a step")
+    prompts: int = Field(default=1280, ge=1, le=ROWS, description="fresh ones that the trained model is measured on")
     model: IncontextModel = IncontextModel()
     training: IncontextTraining = IncontextTraining()
     curriculum: CurriculumSettings = CurriculumSettings()
@@ -121,8 +122,8 @@ class IncontextSettings(Strict):
         """Check what goes together, and say how often what grows does."""
         if self.training.window > self.loops:
             raise ValueError(
-                f"training.window is {self.training.window}, and the model has {self.loops} iterations; "
-                f"legal are 1 to {self.loops}"
+                f"training.window is {self.training.window}, and the iterations of the model are {self.loops}; "
+                + ("legal is 1" if self.loops == 1 else f"legal are 1 to {self.loops}")
             )
         full = {"dimension": self.dimension, "pairs": self.pairs, "loops": self.loops}
         rises = {name: _pace(name, getattr(self.curriculum, name), full[name], self.training.steps) for name in full}

@@ -55,7 +55,6 @@ class ModelSettings(Strict):
     normalize: str = Field(default="softmax", description="softmax or self_adjust(4)")
     body: str = Field(default="plain", description="plain, or algoformer(6), looped(6): some layers run so many times")
     validity: str = Field(default="causal", description="causal, or such as causal & window(256)")
-    body: str = Field(default="plain", description="plain, or algoformer(6), looped(6): layers that run 6 times")
     visible: str = Field(
         default="all", description="of what validity allows: all, separators(near=64), sinks, fixed(8), ht(separators)"
     )
@@ -173,8 +172,22 @@ class LanguageSettings(Strict):
         return RATES[self.model.preset] if self.training.rate is None else self.training.rate
 
 
-def check_kept(out: Path) -> None:
+def check_kept(
+    out: Path,
+    kind: type[Strict] = LanguageSettings,
+    *,
+    verb: str = "train",
+    own: str = "scored",
+    last: tuple[str, ...] = LAST,
+) -> None:
     """Refuse to go on with settings that are damaged, or of a run of another kind.
+
+    Args:
+        out: the run directory.
+        kind: of settings.
+        verb: of `lissome lm`.
+        own: a setting that runs of other kinds have not.
+        last: settings at the end of the file.
 
     Raises:
         UsageError: they are.
@@ -187,9 +200,9 @@ def check_kept(out: Path) -> None:
         raise UsageError(f"'{path}' is damaged: it is no YAML any more; {cure}") from error
     if not isinstance(kept, dict) or not text.endswith("\n"):
         raise UsageError(f"'{path}' is damaged: it is empty or cut off; {cure}")
-    if "scored" not in kept and (foreign := kept.keys() - LanguageSettings.model_fields.keys()):
-        raise UsageError(f"'{out}' is no run of `lissome lm train`: its settings have '{min(foreign, key=str)}'")
-    if lacking := [key for key in LAST if key not in kept]:
+    if own not in kept and (foreign := kept.keys() - kind.model_fields.keys()):
+        raise UsageError(f"'{out}' is no run of `lissome lm {verb}`: its settings have '{min(foreign, key=str)}'")
+    if lacking := [key for key in last if key not in kept]:
         raise UsageError(f"'{path}' is damaged: it holds no '{lacking[0]}'; {cure}")
 
 

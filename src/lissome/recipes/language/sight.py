@@ -18,8 +18,8 @@ from torch import Tensor
 from lissome.attention import Attention, Frame, causal
 from lissome.attention.attend import chosen
 from lissome.attention.backends.plan import Plan
+from lissome.attention.notation import brief
 from lissome.models import Decoder
-from lissome.recipes.language.visible import brief
 
 WINDOWS = 8
 AT_ONCE = 256  # queries whose pairs are counted at once

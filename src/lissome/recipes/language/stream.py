@@ -205,6 +205,11 @@ def _opened(settings: StreamSettings, device: torch.device) -> contextlib.Abstra
             f"model with {CONFIG}"
         )
     check_language(place)
+    if settings.tokenizer is not None:
+        raise UsageError(
+            f"'{place}' is a run with a vocabulary of its own, and tokenizer '{settings.tokenizer}' is asked for; "
+            "leave it out, or name a folder of transformers"
+        )
     return _OPENERS("open_run")(settings, device)
 
 

@@ -18,6 +18,8 @@ from lissome.recipes.language.convert import TOKENIZER, TOKENIZING, vocabulary_o
 from lissome.recipes.language.stream_model import Opened, ids_of, print_of
 from lissome.recipes.language.stream_settings import StreamSettings
 
+BIASED = ("bloom", "mpt")  # ALiBi that transformers computes from the number of keys
+
 
 @contextlib.contextmanager
 def open_folder(settings: StreamSettings, device: torch.device) -> Iterator[Opened]:
@@ -65,15 +67,21 @@ def open_folder(settings: StreamSettings, device: torch.device) -> Iterator[Open
 
 
 def _check_positions(config: Any, settings: StreamSettings) -> None:
-    """Refuse a stream that is longer than the learned positions of a model: there are no others."""
+    """Refuse positions that a model has not: beyond those that it learned, or other than its ALiBi counts them."""
+    if config.model_type in BIASED and settings.cache != "full" and settings.placed == "text":
+        raise UsageError(
+            f"a model of type {config.model_type} counts distances among the tokens that are held; legal is "
+            "--positions cache"
+        )
     most = getattr(config, "max_position_embeddings", None)
     turns = getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None)
-    if most is None or turns:
+    if most is None or turns or settings.placed == "cache":  # the cache says itself which keys it cannot move
         return
-    asked = settings.capacity if settings.placed == "cache" else settings.tokens
-    if asked is None or asked > most:
-        legal = f"a capacity up to {most:,}" if settings.placed == "cache" else f"positions cache, or --tokens {most}"
-        raise UsageError(f"this model of type {config.model_type} has learned {most:,} positions; legal is {legal}")
+    if settings.tokens is None or settings.tokens > most:
+        raise UsageError(
+            f"this model of type {config.model_type} has learned {most:,} positions, and more are asked for; legal are "
+            f"--tokens up to {most}"
+        )
 
 
 def _begin(place: Path) -> int | None:

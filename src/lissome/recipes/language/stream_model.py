@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from lissome._errors import UsageError
 from lissome.attention import SeparatorCache, every_kth
+from lissome.attention.notation import brief
 from lissome.bridges.separators import separator_ids
 from lissome.language import Vocabulary
 from lissome.language.score import scoring
+from lissome.models import Decoder
 from lissome.recipes.language.archive import load_trained
 from lissome.recipes.language.stream_settings import StreamSettings
 
+COUNTED = "every_kth"  # in the name of a validity that asks for a position itself
 SEEN = 1024  # numbers of each tensor that a print of a model is made of
 
 
@@ -65,11 +68,13 @@ def open_run(settings: StreamSettings, device: torch.device) -> Iterator[Opened]
     """Give the model of a run with the cache that is asked for.
 
     Raises:
-        UsageError: no such run or no checkpoint, ids that are none, or no separators in its vocabulary.
+        UsageError: no such run or no checkpoint, ids that are none, no separators in its vocabulary, or positions in
+            the cache for a model that sees each k-th token.
     """
     trained = load_trained(settings.model, device)
     model, shape = trained.model, trained.model.shape
     ids = ids_of(settings, trained.vocabulary, shape.vocabulary)
+    _check_counted(model, settings)
     if settings.cache == "full":
         cache = model.cache()
     else:
@@ -95,6 +100,16 @@ def open_run(settings: StreamSettings, device: torch.device) -> Iterator[Opened]
             shape.length,
             2 * shape.depth * shape.groups * (shape.width // shape.heads) * weight.element_size(),
             print_of(model),
+        )
+
+
+def _check_counted(model: Decoder, settings: StreamSettings) -> None:
+    """Refuse to move the positions of a model that counts them: it would see others of the tokens that are kept."""
+    named = next((recipe.validity.name for recipe in model.recipes if COUNTED in recipe.validity.name), None)
+    if named is not None and settings.placed == "cache":
+        raise UsageError(
+            f"the model sees '{brief(named)}', tokens by their number in the text, and positions cache number them "
+            "anew; legal for it is --positions text"
         )
 
 

@@ -12,8 +12,10 @@ from lissome.recipes.settings import Strict
 CACHES = ("separators", "sinks", "fixed", "full")
 POSITIONS = ("text", "cache")
 PROTOCOLS = ("text", "lines")
+EVERY = 5
 FREE = ("checkpoint",)  # what may be another when a stream is gone on with
-KEPT = ("protocol", "intervals")  # settings that runs of other kinds have not
+OWN = "protocol"  # a setting that runs of other kinds have not
+LAST = ("protocol", "checkpoint", "device")  # keys at the end of the settings that a run keeps
 
 
 class StreamSettings(Strict):
@@ -30,7 +32,7 @@ class StreamSettings(Strict):
     separators_kept: int = Field(default=64, ge=0, description="s: newest separators, or every k-th tokens, that stay")
     local: int = Field(default=256, ge=1, description="w: newest tokens that stay")
     capacity: int = Field(default=800, ge=1, description="c: the most tokens that are held")
-    every: int = Field(default=5, ge=1, description="k of cache fixed")
+    every: int = Field(default=EVERY, ge=1, description="k of cache fixed")
     separators: list[int] | None = Field(default=None, description="ids; null takes them from the vocabulary")
     positions: str | None = Field(
         default=None,
@@ -63,6 +65,10 @@ class StreamSettings(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> StreamSettings:
+        if self.every != EVERY and self.cache != "fixed":
+            raise ValueError(
+                f"every {self.every} is of no use with cache '{self.cache}'; take cache fixed, or leave it out"
+            )
         if self.cache == "full":
             if self.positions == "cache":
                 raise ValueError("positions 'cache' are for a cache that drops tokens; legal with cache full is text")

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from lissome import report
 from lissome._errors import Interrupted, UsageError
 from lissome._files import write_json
+from lissome.attention.notation import brief
 from lissome.language import Text, split_tokens
 from lissome.language.memory import available_memory
 from lissome.optim import Budget, Result, checkpoint, fit, keep_memory
@@ -27,7 +28,7 @@ from lissome.recipes.language.settings import FREE, LanguageSettings
 from lissome.recipes.language.sight import sight
 from lissome.recipes.language.source import lasting, opened, prepare, undone
 from lissome.recipes.language.start import begin_with, check_start
-from lissome.recipes.language.visible import asked_ids, brief
+from lissome.recipes.language.visible import asked_ids
 from lissome.recipes.training import count, device_of, trained_of
 from lissome.report.language_files import SHAPE, START, kept_step
 from lissome.report.read import read_json
@@ -87,6 +88,7 @@ def _goes_on(out: Path, resume: bool) -> bool:
 def _check_more(out: Path, settings: LanguageSettings) -> None:
     if "imported" in read_json(out / "summary.json"):
         raise UsageError(f"the run '{out}' was imported, and holds no training to go on with; legal is a new --out")
+    read_json(out / START)  # what is damaged is told before anything is trained
     steps, step = settings.training.steps, kept_step(out)
     if steps is not None and step is not None and steps < step:
         raise UsageError(
@@ -151,11 +153,12 @@ def _finish(out: Path, settings: LanguageSettings, text: Text, result: Result) -
     model, vocabulary = trained.model, trained.vocabulary
     figures = {key: value for key, value in result.metrics.items() if key not in ("step", "phase", "lr")}
     seen = settings.batch * settings.length * result.steps
+    body = "" if settings.model.body == "plain" else f"{settings.model.body}; "
     summary = {
         "kind": "lm",
         "data": trained.text["name"],
         "preset": settings.model.preset,
-        "stages": " / ".join(dict.fromkeys(brief(recipe.explain()) for recipe in model.recipes)),
+        "stages": body + " / ".join(dict.fromkeys(brief(recipe.explain()) for recipe in model.recipes)),
         "vocabulary": vocabulary.size,
         "length": settings.length,
         "batch": settings.batch,

@@ -23,7 +23,6 @@ from lissome.language import Vocabulary
 INITIAL, NEAR = 4, 64  # a and n of arXiv 2412.12094, of models trained from scratch
 EVERY = 8  # one key in so many is about as many as separators are
 AROUND = re.compile(rf"\s*({'|'.join(POLICIES)})\s*\((.*)\)\s*", re.DOTALL)
-IDS = re.compile(r"separators\(([\d, ]+)\)")
 
 
 def resolved(visible: str, validity: str, *, layers: int, length: int, ids: Iterable[int]) -> str:
@@ -47,15 +46,9 @@ def resolved(visible: str, validity: str, *, layers: int, length: int, ids: Iter
     """
     around = AROUND.fullmatch(visible)
     policy, inner = around.groups() if around else ("", visible)
-    rule: Validity = made(inner, "visible", _rules(tuple(ids)))
+    rule: Validity = made(inner, "visible", _rules(visible, tuple(ids), length))
     if rule == causal:
         return validity
-    near = None if rule.split is None else rule.split.near
-    if near is not None and near >= length:
-        raise UsageError(
-            f"visible '{visible}' has a window of {near:,}, and the model sees {length:,} tokens in training, so that "
-            f"nothing would be hidden; legal are a shorter one, such as near={max(1, length // 4)}, or a longer length"
-        )
     limited = by_layer(f"{policy}({rule.name})", layers) if policy else [rule] * layers
     if all(one == causal for one in limited):
         raise UsageError(
@@ -86,26 +79,35 @@ def asked_ids(visible: str, vocabulary: Vocabulary) -> tuple[int, ...]:
         ) from error
 
 
-def brief(stages: str) -> str:
-    """Return stages in words with the number of ids in place of the ids.
+def _rules(visible: str, ids: tuple[int, ...], length: int) -> Mapping[str, Callable[..., Validity]]:
+    def hiding(rule: Validity, initial: int, near: int, every: int = 0) -> Validity:
+        if near >= length:
+            raise UsageError(
+                f"visible '{visible}' has a window of {near:,}, and the model sees {length:,} tokens in training, so "
+                f"that nothing would be hidden; legal are a shorter one, such as near={max(1, length // 4)}, or a "
+                "longer length"
+            )
+        if initial + near >= length or every == 1:
+            raise UsageError(
+                f"visible '{visible}' hides none of the {length:,} tokens that the model sees in training; legal are "
+                f"initial and near that are together below {length:,}, and fixed(2) and more"
+            )
+        return rule
 
-    >>> brief("causal & (separators(9, 10, 46) | window(8)); rotary; softmax")
-    'causal & (separators(3 ids) | window(8)); rotary; softmax'
-    """
-    return IDS.sub(lambda found: f"separators({len(found[1].split(','))} ids)", stages)
-
-
-def _rules(ids: tuple[int, ...]) -> Mapping[str, Callable[..., Validity]]:
     def by_separators(*, initial: int = INITIAL, near: int = NEAR) -> Validity:
-        return separated(ids, initial=initial, near=near)
+        return hiding(separated(ids, initial=initial, near=near), initial, near)
 
     def by_sinks(*, initial: int = INITIAL, near: int = NEAR) -> Validity:
-        return causal & (sinks(initial) | window(near))
+        return hiding(causal & (sinks(initial) | window(near)), initial, near)
 
     def by_count(every: int = EVERY, *, initial: int = INITIAL, near: int = NEAR) -> Validity:
-        return causal & (sinks(initial) | every_kth(every) | window(near))
+        return hiding(causal & (sinks(initial) | every_kth(every) | window(near)), initial, near, every)
 
-    return {"all": lambda: causal, "separators": by_separators, "sinks": by_sinks, "fixed": by_count}
+    def around(*inner: object) -> Validity:
+        raise UsageError("visible h, ht and hmt stand around one of all, separators, sinks and fixed: h(separators)")
+
+    rules = {"all": lambda: causal, "separators": by_separators, "sinks": by_sinks, "fixed": by_count}
+    return rules | dict.fromkeys(POLICIES, around)
 
 
 def _both(one: Validity, other: Validity) -> Validity:
