@@ -256,9 +256,12 @@ def test_weights_of_another_model_are_refused(change, says):
 
 def test_layers_that_no_weights_are_of_are_told_at_once():
     weights = LlamaForCausalLM(LlamaConfig(**THEIRS)).state_dict()
-    shape = DecoderShape(**llama.sizes_of({"model_type": "llama"} | THEIRS | {"num_hidden_layers": 10**9}))
-    with pytest.raises(UsageError, match="^'folder' says that it has 1,000,000,000 layers and holds weights of 2;"):
+    told = {"model_type": "llama"} | THEIRS
+    shape = DecoderShape(**llama.sizes_of(told | {"num_hidden_layers": 10_000}))
+    with pytest.raises(UsageError, match="^'folder' says that it has 10,000 layers and holds weights of 2;"):
         layout.inward(weights, shape, eps=EPS, own=EPS, source="'folder'")
+    with pytest.raises(UsageError, match="^the body has 1,000,000,000 layers; legal are up to 10,000$"):
+        DecoderShape(**llama.sizes_of(told | {"num_hidden_layers": 10**9}))
 
 
 def test_bytes_are_a_tokenizer_of_256():

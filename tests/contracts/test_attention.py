@@ -96,19 +96,21 @@ def test_every_way_serves_what_it_is_for_and_equals_naive(name, plan, scale, dty
 
 
 @pytest.mark.parametrize(
-    ("named", "texts", "names"),
+    ("named", "size", "names"),
     [
-        ("sdpa", 64, {}),
-        ("sdpa", 64, {"validity": "causal & window(3)"}),
-        ("compact", 128, {"validity": "causal & (sinks(2) | window(3))"}),
-        ("dape", 64, {"position": "kerple", "refine": "dape"}),
-        ("convolved", 64, {"refine": "dape(3)"}),
-        ("self_adjust", 64, {"normalize": "self_adjust(4)"}),
+        ("sdpa", (64, 64), {}),
+        ("sdpa", (64, 64), {"validity": "causal & window(3)"}),
+        ("sdpa", (128, 64), {"validity": "causal & (sinks(2) | window(3))"}),
+        ("compact", (2, 512), {"validity": "causal & (sinks(2) | window(3))"}),
+        ("dape", (64, 64), {"position": "kerple", "refine": "dape"}),
+        ("convolved", (64, 64), {"refine": "dape(3)"}),
+        ("self_adjust", (64, 64), {"normalize": "self_adjust(4)"}),
     ],
 )
-def test_a_way_of_its_own_is_taken_where_it_serves(named, texts, names):
-    x = torch.empty(texts, 4, 64, 8, device="meta")
-    frame, recipe = Frame.full(64), attention(4, 8, **names)
+def test_a_way_of_its_own_is_taken_where_it_serves(named, size, names):
+    texts, length = size
+    x = torch.empty(texts, 4, length, 8, device="meta")
+    frame, recipe = Frame.full(length), attention(4, 8, **names)
     assert f"; by {named}: made for such recipes; " in explain(x, x, frame, recipe)
 
 

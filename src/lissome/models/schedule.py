@@ -49,6 +49,8 @@ def passes(body: str, layers: int) -> list[Pass]:
 
 
 def _plain(layers: int) -> list[Pass]:
+    if layers > MOST:
+        raise UsageError(f"the body has {layers:,} layers; legal are up to {MOST:,}")
     return [Pass(block) for block in range(layers)]
 
 
