@@ -71,7 +71,7 @@ def demo(
 
 @app.command()
 def papers(as_json: Json = False) -> None:
-    """List the ten papers whose methods live here, and which can be replicated so far."""
+    """List the ten papers whose methods live here, and how each is replicated."""
     rows = lissome.recipes.papers()
     if as_json:
         return print_json(rows)

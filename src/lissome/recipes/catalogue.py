@@ -1,4 +1,4 @@
-"""The ten papers whose methods live here, and which of them can be replicated so far."""
+"""The ten papers whose methods live here, and how each is replicated."""
 
 from __future__ import annotations
 

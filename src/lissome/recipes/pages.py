@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lissome import report
 from lissome._errors import UsageError
 from lissome.report.comparison import again, expanded, is_comparison, listed
-from lissome.report.incontext import incontext_row
+from lissome.report.incontext import incontext_page, incontext_row
 from lissome.report.incontext_files import is_incontext
-from lissome.report.language import language_row
+from lissome.report.language import language_page, language_row
 from lissome.report.language_files import check_begun, is_language
-from lissome.report.read import TABLE, go_on, read_run, under_way
-from lissome.report.stream import is_stream, stream_row
-from lissome.report.table_page import table_row
+from lissome.report.read import TABLE, Run, go_on, read_run, under_way
+from lissome.report.stream import is_stream, stream_page, stream_row
+from lissome.report.table_page import table_page, table_row
+
+
+class _Kind(NamedTuple):
+    """A kind of run with a page of its own.
+
+    Attributes:
+        holds: whether a directory is one.
+        page: draws it.
+        row: what is told of it.
+        apart: what it is, where `compare` does not take it.
+    """
+
+    holds: Callable[[Path], bool]
+    page: Callable[[Path], Path]
+    row: Callable[[Run], dict[str, Any]]
+    apart: str = ""
+
+
+KINDS = (
+    _Kind(
+        lambda run: (run / TABLE).is_file(),
+        table_page,
+        table_row,
+        "a fit of a table, which has errors of its own kind; `lissome show` draws it",
+    ),
+    _Kind(is_language, language_page, language_row),
+    _Kind(
+        is_incontext, incontext_page, incontext_row, "a run of `lissome icl train`, which has a page of its own kind"
+    ),
+    _Kind(is_stream, stream_page, stream_row, "a stream, which has a page of its own kind; `lissome show` draws it"),
+)
 
 
 def show(run: str | Path) -> list[dict[str, Any]]:
@@ -28,18 +59,9 @@ def show(run: str | Path) -> list[dict[str, Any]]:
     """
     run = Path(run)
     _check_kind(run)
-    if (run / TABLE).is_file():
-        report.table_page(run)
-        return [table_row(read_run(run))]
-    if is_language(run):
-        report.language_page(run)
-        return [language_row(read_run(run))]
-    if is_incontext(run):
-        report.incontext_page(run)
-        return [incontext_row(read_run(run))]
-    if is_stream(run):
-        report.stream_page(run)
-        return [stream_row(read_run(run))]
+    if own := _kind(run):
+        own.page(run)
+        return [own.row(read_run(run))]
     begun = sorted(place.parent for place in run.glob("*/*/settings.yaml"))
     if is_comparison(run):
         _again(run)
@@ -66,17 +88,17 @@ def compare(runs: Sequence[str | Path], out: str | Path, title: str | None = Non
     _check_free(out)
     for run in runs:
         _check_kind(Path(run))
-        if (Path(run) / TABLE).is_file():
-            raise UsageError(f"'{run}' is a fit of a table, which has errors of its own kind; `lissome show` draws it")
-        if is_incontext(Path(run)):
-            raise UsageError(f"'{run}' is a run of `lissome icl train`, which has a page of its own kind")
-        if is_stream(Path(run)):
-            raise UsageError(f"'{run}' is a stream, which has a page of its own kind; `lissome show` draws it")
+        if (own := _kind(Path(run))) and own.apart:
+            raise UsageError(f"'{run}' is {own.apart}")
     if any(is_language(path) for path in expanded(runs)):
         report.language_comparison(expanded(runs), out, title)
     else:
         report.compare(runs, out, title)
     return _rows(out)
+
+
+def _kind(run: Path) -> _Kind | None:
+    return next((kind for kind in KINDS if kind.holds(run)), None)
 
 
 def _again(out: Path) -> None:

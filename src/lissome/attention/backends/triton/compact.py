@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lissome.attention.backends.triton import compact_kernels as kernels
-from lissome.attention.backends.triton.shapes import Tile, parts, power, start, sums, sums_of
+from lissome.attention.backends.triton.shapes import Tile, parts, power, start, sums, sums_of, widest
 
 SHARED = 97 << 10  # as compiled for Hopper: 25 to 97 KB
 
@@ -142,27 +142,23 @@ def found_of(kept: Tensor, present: Tensor | None, batch: int) -> Kept:
 def _forward_tile(q: Tensor, v: Tensor) -> Tile:
     if q.element_size() > 2:
         return _small_tile(q, v)
-    return Tile(128, 64, 8, 3) if _widest(q, v) <= 64 else Tile(128, 64, 8, 2)
+    return Tile(128, 64, 8, 3) if widest(q, v) <= 64 else Tile(128, 64, 8, 2)
 
 
 def _queries_tile(q: Tensor, v: Tensor) -> Tile:
     if q.element_size() > 2:
         return _small_tile(q, v)
-    return Tile(128, 64, 8, 2) if _widest(q, v) <= 64 else Tile(128, 32, 8, 2)
+    return Tile(128, 64, 8, 2) if widest(q, v) <= 64 else Tile(128, 32, 8, 2)
 
 
 def _keys_tile(q: Tensor, v: Tensor) -> Tile:
     if q.element_size() > 2:
         return Tile(32, 32, 8, 2)
-    return Tile(64, 64, 8, 2) if _widest(q, v) <= 64 else Tile(32, 64, 8, 2)
+    return Tile(64, 64, 8, 2) if widest(q, v) <= 64 else Tile(32, 64, 8, 2)
 
 
 def _small_tile(q: Tensor, v: Tensor) -> Tile:
-    return Tile(32, 32, 4, 2) if _widest(q, v) <= 64 else Tile(32, 16, 8, 2)
-
-
-def _widest(q: Tensor, v: Tensor) -> int:
-    return power(max(q.shape[3], v.shape[3]))
+    return Tile(32, 32, 4, 2) if widest(q, v) <= 64 else Tile(32, 16, 8, 2)
 
 
 def _given(q: Tensor, k: Tensor, v: Tensor, found: Kept) -> tuple[Tensor, ...]:

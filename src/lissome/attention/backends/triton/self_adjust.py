@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lissome.attention.backends.triton import self_adjust_kernels as kernels
 from lissome.attention.backends.triton.distances import distances
-from lissome.attention.backends.triton.shapes import Tile, parts, power, start, sums, sums_of
+from lissome.attention.backends.triton.shapes import Tile, parts, power, start, sums, sums_of, widest
 from lissome.attention.normalize import EPS
 
 SHARED = 128 << 10  # as compiled for Hopper: 32 to 128 KB
@@ -121,7 +121,7 @@ def backward(
 def _forward_tile(q: Tensor, v: Tensor) -> Tile:
     if q.element_size() > 2:
         return _small_tile(q, v)
-    return Tile(128, 64, 8, 3) if _widest(q, v) <= 64 else Tile(128, 32, 8, 2)
+    return Tile(128, 64, 8, 3) if widest(q, v) <= 64 else Tile(128, 32, 8, 2)
 
 
 def _queries_tile(q: Tensor, v: Tensor) -> Tile:
@@ -131,7 +131,7 @@ def _queries_tile(q: Tensor, v: Tensor) -> Tile:
 def _keys_tile(q: Tensor, v: Tensor) -> Tile:
     if q.element_size() > 2:
         return _small_tile(q, v)
-    return Tile(32, 128, 8, 2) if _widest(q, v) <= 64 else Tile(32, 64, 8, 2)
+    return Tile(32, 128, 8, 2) if widest(q, v) <= 64 else Tile(32, 64, 8, 2)
 
 
 def _table_tile(q: Tensor, v: Tensor) -> Tile:
@@ -139,11 +139,7 @@ def _table_tile(q: Tensor, v: Tensor) -> Tile:
 
 
 def _small_tile(q: Tensor, v: Tensor) -> Tile:
-    return Tile(32, 32, 4 if _widest(q, v) <= 64 else 8, 2)
-
-
-def _widest(q: Tensor, v: Tensor) -> int:
-    return power(max(q.shape[3], v.shape[3]))
+    return Tile(32, 32, 4 if widest(q, v) <= 64 else 8, 2)
 
 
 def _given(table: Tensor | None, q: Tensor) -> Tensor:

@@ -30,6 +30,11 @@ def power(number: int) -> int:
     return max(SMALLEST, 1 << (number - 1).bit_length())
 
 
+def widest(q: Tensor, v: Tensor) -> int:
+    """Return the side that holds a head of q and one of v."""
+    return power(max(q.shape[3], v.shape[3]))
+
+
 def parts(count: int, side: int) -> int:
     """Return how many tiles of a side hold so many numbers."""
     return -(-count // side)
