@@ -79,7 +79,7 @@ def test_every_contestant_has_a_cell_of_each_seed():
 
 @pytest.mark.parametrize("part", TRIALS)
 def test_what_is_called_equal_is_equal(part):
-    algo = TRIALS[part].algo
+    algo = ADDED
     weights = {label: count(new_model(settings(part, label))) for label in TRIALS[part].contestants}
     unnormed = {weights[label] for label in weights if label not in {DEEP, LOOPED, NORMED}}
     assert len(unnormed) == 1
@@ -96,7 +96,7 @@ def test_contestants_differ_in_what_they_are_named_for():
     assert [shapes[label].inject for label in shapes] == ["add", "none", "add", "add", "from_zero"]
     assert [shapes[label].norm_in_loop for label in shapes] == [False, False, True, False, True]
     assert [settings(LINEAR, label).training.cut for label in shapes] == [False, False, False, True, False]
-    assert shape_of(settings(REPRESENTATION, ALGO)).normalize == "linear(mean=true)"
+    assert shape_of(settings(REPRESENTATION, ADDED)).normalize == "linear(mean=true)"
     assert shapes[ADDED].normalize == "softmax"
     large = settings(LINEAR, ADDED, scale=True)
     assert (large.model.width, large.model.heads, large.pairs, large.loops) == (256, 8, 41, 20)
@@ -115,20 +115,20 @@ def test_a_plain_model_is_trained_for_as_many_seconds(monkeypatch):
 
 
 def test_loops_grow_in_a_short_run_as_in_the_whole():
-    short = algoformer_incontext.lasting(settings(REPRESENTATION, ALGO), 20)
-    whole = settings(REPRESENTATION, ALGO)
+    short = algoformer_incontext.lasting(settings(REPRESENTATION, ADDED), 20)
+    whole = settings(REPRESENTATION, ADDED)
     assert [each.curriculum.loops and each.curriculum.loops.every for each in (short, whole)] == [1, 33]
     assert (short.training.steps, whole.training.steps) == (20, 500)
 
 
 def test_medians_decide_who_learns_the_representation():
     rows = [row(REPRESENTATION, label, error, seed) for label, errors in
-            ((ALGO, (0.01, 0.02, 0.5)), (PLAIN, (0.1, 0.2, 0.3)), (LOOPED, (0.03, 0.01, 0.02)))
+            ((ADDED, (0.01, 0.02, 0.5)), (PLAIN, (0.1, 0.2, 0.3)), (LOOPED, (0.03, 0.01, 0.02)))
             for seed, error in enumerate(errors)]  # fmt: skip
     assert claim(rows, "far below that of a plain model").verdict == "shown"
     assert figure(rows, "far below that of a plain model") == pytest.approx(0.1)
     assert claim(rows, "below the looped model's").verdict == "shown"
-    assert claim(rows, "error is at most 0.03").verdict == "shown"
+    assert claim(rows, "is at most 0.03").verdict == "shown"
     assert claim(rows, "the representation is learnt").verdict == "not shown"  # 0.5 in one seed
     assert claim(rows, "for as many seconds").verdict == "not measured"
     late = [*rows, *(row(REPRESENTATION, AS_LONG, 0.015, seed) for seed in range(3))]
@@ -137,7 +137,7 @@ def test_medians_decide_who_learns_the_representation():
 
 def test_what_is_not_finite_is_the_worst():
     broken = {"last": {"error": None, "median": 0.1, "lost": 3}, "mean": None}
-    rows = [row(REPRESENTATION, ALGO, 0.01, broken=9) | {"by iterations": [0.01] * 8 + [None] * 8},
+    rows = [row(REPRESENTATION, ADDED, 0.01, broken=9) | {"by iterations": [0.01] * 8 + [None] * 8},
             row(REPRESENTATION, PLAIN, 0.1) | broken]  # fmt: skip
     assert drift(rows[0]) == math.inf
     assert claim(rows, "leaves the range of numbers").verdict == "not shown"
@@ -152,12 +152,12 @@ def test_what_is_not_finite_is_the_worst():
 
 
 def test_a_run_that_ended_nowhere_is_the_worst():
-    ended = {"part": REPRESENTATION, "label": ALGO, "seed": 1, "quick": False, "failed": "the loss is not finite"}
-    rows = [row(REPRESENTATION, ALGO, 0.01), ended, *(row(REPRESENTATION, PLAIN, 0.1, seed) for seed in (0, 1))]
+    ended = {"part": REPRESENTATION, "label": ADDED, "seed": 1, "quick": False, "failed": "the loss is not finite"}
+    rows = [row(REPRESENTATION, ADDED, 0.01), ended, *(row(REPRESENTATION, PLAIN, 0.1, seed) for seed in (0, 1))]
     assert claim(rows, "far below that of a plain model").verdict == "not shown"
     assert claim(rows, "the representation is learnt").verdict == "not shown"
     assert claim(rows, "leaves the range of numbers").verdict == "not shown"
-    assert "AlgoFormer (1 more ended nowhere)" in [line[0] for line in tables(rows)[0].rows]
+    assert "AlgoFormer, injection (1 more ended nowhere)" in [line[0] for line in tables(rows)[0].rows]
     assert all(each.figure is not None for each in drawings(rows))
 
 
@@ -208,7 +208,7 @@ def test_it_is_in_the_catalogue():
 def test_a_quick_look_proves_nothing_and_draws_the_page(tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be, that is the question. " * 5000)
-    wanted = {(REPRESENTATION, ALGO), (LINEAR, CUT), (BYTES, ALGO)}
+    wanted = {(REPRESENTATION, ADDED), (LINEAR, CUT), (BYTES, ALGO)}
     few = [cell for cell in algoformer.cells(asked(quick=True, data=[str(text)]))
            if (cell.arguments["part"], cell.arguments["label"]) in wanted]  # fmt: skip
     monkeypatch.setitem(vars(replication.PAPERS["algoformer"]), "cells", lambda settings: few)

@@ -257,8 +257,11 @@ def layer_angles(
     return made[turn]
 
 
-def draw_layers(blocks: nn.Module, width: int, depth: int) -> None:
-    """Draw the matrices of blocks through which a text passes `depth` times; recipes keep what their stages drew."""
+def draw_layers(blocks: nn.Module, width: int, depth: float) -> None:
+    """Draw the matrices of blocks through which a text passes `depth` times; recipes keep what their stages drew.
+
+    With a depth of infinity what adds to the residual stream is zero.
+    """
     std = math.sqrt(SMALL / width)
     for name, weight in blocks.named_parameters():
         if weight.ndim == 2 and ".recipe." not in name:

@@ -10,7 +10,9 @@ Differs from the papers: RMSNorm in place of LayerNorm, positions by a stage of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,13 +47,15 @@ class Looped(nn.Module):
     """A body: states (B, T, width) -> states (B, T, width), by as many iterations as a call asks for.
 
     What is not finite in a state is passed on as it is. Weights are drawn from torch's own generator, as a `Decoder`
-    draws them.
+    draws them, but what adds to the state starts at zero: drawn small, it made linear attention leave the range of
+    numbers in training.
 
     Args:
         shape: sizes and settings; see `LoopedShape`.
         recipe: returns the attention of a layer from its number, `pre` first; None builds what the shape names.
-        checkpoint: keep the state between iterations alone, and run each once more in the backward pass: memory of one
-            iteration in place of T, the same gradients to the bit. The attribute of that name may be set later.
+        checkpoint: keep some of the states between iterations alone, and run what lies between again in the backward
+            pass: memory of one iteration and 2 sqrt(T) states, the same gradients to the bit. The attribute of that
+            name may be set later.
 
     Raises:
         UsageError: a stage that the shape names wrongly, or an argument of another kind.
@@ -79,7 +83,7 @@ class Looped(nn.Module):
         self.pre = Stage(shape, given[:first], norm=False)
         self.loop = Stage(shape, given[first:last], norm=shape.norm_in_loop)
         self.post = Stage(shape, given[last:], norm=shape.norm == "pre" and not normed)
-        draw_layers(self, shape.width, shape.pre + shape.iterations * shape.loop + shape.post)
+        draw_layers(self, shape.width, math.inf)
 
     def forward(self, x: Tensor, *, iterations: int | None = None, frame: Frame | None = None) -> Tensor:
         """Return what `post` makes of the last state.
@@ -121,21 +125,19 @@ class Looped(nn.Module):
         check_flag("cut", cut)
         run = _Run(self, x, frame)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not cut):
-            for _ in range(count - window):
-                run.iterate()
+            run.advance(count - window)
         if cut:
             run.state = run.state.detach()
         found = []
         for _ in range(window):
-            run.iterate()
-            found.append(run.finish(run.state))
+            found.append(run.finish(run.advance(1)))
         return torch.stack(found)
 
     def iterates(self, x: Tensor, *, iterations: int | None = None, frame: Frame | None = None) -> Iterator[Tensor]:
         """Give the states h_1, h_2, .. (B, T, width) before `post`, each when it is asked for; as a call otherwise."""
         count = self._count(iterations)
         run = _Run(self, x, frame)
-        return (run.iterate() for _ in range(count))
+        return (run.advance(1) for _ in range(count))
 
     def finish(self, state: Tensor, *, frame: Frame | None = None) -> Tensor:
         """Return what `post` makes of a state (B, T, width)."""
@@ -165,22 +167,36 @@ class _Run:
         self.first = body.pre(x, self.frame, self.made)  # h_0
         self.state = torch.zeros_like(self.first) if body.shape.inject == "from_zero" else self.first
 
-    def iterate(self) -> Tensor:
-        body = self.body
-        if not body.shape.loop:
+    def advance(self, count: int) -> Tensor:
+        """Iterate so often; a checkpoint stands before each of sqrt(count) parts, and in the backward pass within one."""
+        if not self.body.shape.loop:
             return self.state
-        x = self.state if body.shape.inject == "none" else self.state + self.first
-        if body.checkpoint and torch.is_grad_enabled():
-            # the parameters as they are now: after a functional call the body has others when it is run again
-            own = dict(body.loop.named_parameters())
-            call = (body.loop, own, (x, self.frame, self.made))
-            self.state = checkpoint(functional_call, *call, use_reentrant=False, preserve_rng_state=False)  # type: ignore[assignment]
-        else:
-            self.state = body.loop(x, self.frame, self.made)
+        if not self.body.checkpoint or not torch.is_grad_enabled():
+            for _ in range(count):
+                self.state = self._once(self.state, None)
+            return self.state
+        # the parameters as they are now: after a functional call the body has others when it is run again
+        own, size = dict(self.body.loop.named_parameters()), max(1, math.isqrt(count))
+        for start in range(0, count, size):
+            self.state = _kept(self._several, self.state, own, min(size, count - start))
         return self.state
+
+    def _several(self, state: Tensor, own: dict[str, nn.Parameter], count: int) -> Tensor:
+        for _ in range(count - 1):
+            state = _kept(self._once, state, own)
+        return self._once(state, own)
+
+    def _once(self, state: Tensor, own: dict[str, nn.Parameter] | None) -> Tensor:
+        given = (state if self.body.shape.inject == "none" else state + self.first, self.frame, self.made)
+        return self.body.loop(*given) if own is None else functional_call(self.body.loop, own, given)
 
     def finish(self, state: Tensor) -> Tensor:
         return self.body.post(state, self.frame, self.made)
+
+
+def _kept(function: Callable[..., Tensor], *given: Any) -> Tensor:
+    """Return function(*given), of which nothing but what is given is kept: it is run again in the backward pass."""
+    return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
 
 
 def _framed(body: Looped, x: Tensor, frame: Frame | None) -> Frame:

@@ -128,7 +128,7 @@ class LoopedShape:
 
 
 BODIES: Mapping[str, Mapping[str, Any]] = {
-    "algoformer": {"pre": 1, "loop": 1, "post": 1},
+    "algoformer": {"pre": 1, "loop": 1, "post": 1, "inject": "add"},
     "looped": {"pre": 0, "loop": 1, "post": 0, "inject": "from_zero", "norm_in_loop": True},
     "plain": {"pre": 3, "loop": 0, "post": 0, "iterations": 1},
 }

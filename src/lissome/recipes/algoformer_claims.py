@@ -37,7 +37,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     """Return the claims of both tasks, of iterations beyond and below the trained ones, of the gradient, of bytes."""
     rows = [row for row in rows if not row["quick"]]  # one that failed stays, and is the worst
     learnt, linear = of(rows, REPRESENTATION), of(rows, LINEAR)
-    early = [*_fewer(learnt, ALGO, "linear attention"), *_fewer(linear, ADDED, "softmax")]
+    early = [*_fewer(learnt, ADDED, "linear attention"), *_fewer(linear, ADDED, "softmax")]
     return [*_learnt(learnt), *_linear(linear), *_beyond(learnt, linear), *early, *_cut(linear),
             *_bytes(of(rows, BYTES))]  # fmt: skip
 
@@ -88,22 +88,24 @@ def _values(rows: Sequence[Row], label: str, pick: Pick, what=error) -> Spread |
 
 def _learnt(rows: Sequence[Row]) -> list[Claim]:
     """Return who learns the representation at equal weights and steps, layers, and seconds."""
-    said, what = "linear attention: AlgoFormer's error is", "squared error, AlgoFormer"
-    floor = [math.inf if row["failed"] else error(row) / row["oracles"][AFFINE][-1] for row in of(rows, label=ALGO)]
+    said, what = "linear attention: AlgoFormer's error, with injection, is", "squared error, AlgoFormer"
+    floor = [math.inf if row["failed"] else error(row) / row["oracles"][AFFINE][-1] for row in of(rows, label=ADDED)]
     return [
         Claim(f"{said} far below that of a plain model with as many weights, at equal steps", PAPER,
-              f"{what} / plain, medians over seeds", _medians(rows, ALGO, PLAIN), most=FACTOR),
+              f"{what} / plain, medians over seeds", _medians(rows, ADDED, PLAIN), most=FACTOR),
         Claim(f"{said} below the looped model's, at equal steps", PAPER,
-              f"{what} / looped, medians over seeds", _medians(rows, ALGO, LOOPED), most=1.0),
+              f"{what} / looped, medians over seeds", _medians(rows, ADDED, LOOPED), most=1.0),
         Claim(f"{said} at most {LOW:g}", HERE,
-              f"{what}, median over seeds", _values(rows, ALGO, statistics.median), most=LOW),
+              f"{what}, median over seeds", _values(rows, ADDED, statistics.median), most=LOW),
         Claim(f"{said} below that of affine regression: the representation is learnt, in every seed", HERE,
               f"{what} / {AFFINE}, the greatest", picked(floor, max), most=1.0),
         Claim(f"{said} below that of a plain model with as many layers as it runs, at equal steps", HERE,
               f"{what} / plain with as many layers, of half the prompts at most, medians over seeds",
-              _medians(rows, ALGO, DEEP, half), most=1.0),
+              _medians(rows, ADDED, DEEP, half), most=1.0),
         Claim(f"{said} below that of the plain model that is trained for as many seconds", HERE,
-              f"{what} / plain trained as long, medians over seeds", _medians(rows, ALGO, AS_LONG), most=1.0),
+              f"{what} / plain trained as long, medians over seeds", _medians(rows, ADDED, AS_LONG), most=1.0),
+        Claim(f"{said} below that without", HERE,
+              f"{what}, with injection / without, medians over seeds", _medians(rows, ADDED, NONE), most=1.0),
     ]  # fmt: skip
 
 
@@ -122,7 +124,7 @@ def _beyond(learnt: Sequence[Row], linear: Sequence[Row]) -> list[Claim]:
     what = f"error at {TIMES} T / at T"
     stable = ((ADDED, "AlgoFormer with injection", HERE), (LOOPED, "the looped model", BASELINE))
     kept = [sum(not row["failed"] and row["broken"] is None for row in rows) / len(rows)
-            for label in (ALGO, ADDED, NORMED, LOOPED) if (rows := of(learnt, label=label))]  # fmt: skip
+            for label in (NONE, ADDED, NORMED, LOOPED) if (rows := of(learnt, label=label))]  # fmt: skip
     return [
         *(Claim(f"softmax: {name} keeps its error at {TIMES} times the trained iterations, in every seed", source,
                 f"{what}, the greatest", _values(linear, label, max, drift), most=LEVEL)

@@ -11,7 +11,7 @@ from torch import nn
 
 from lissome._errors import RunError
 from lissome.optim import Budget, Result, fit, keep_memory
-from lissome.recipes.algoformer_names import AS_LONG, TRIALS, settings_of
+from lissome.recipes.algoformer_names import ADDED, AS_LONG, settings_of
 from lissome.recipes.incontext.measure import measure
 from lissome.recipes.incontext.network import method_of, new_model, task_of
 from lissome.recipes.incontext.objective import Curriculum, InContext
@@ -45,7 +45,7 @@ def run(tick: Tick, *, part: str, label: str, seed: int, quick: bool, scale: boo
     look: dict[str, Any] = {"quick": quick, "scale": scale}
     settings, more = settings_of(part, label, seed, **look), dict[str, Any]()
     if label == AS_LONG:
-        other = settings_of(part, TRIALS[part].algo, seed, **look)
+        other = settings_of(part, ADDED, seed, **look)
         more["ratio"] = ratio = ratio_of_seconds(other, settings, tick)
         settings = lasting(settings, max(1, round(settings.training.steps * ratio)))
     try:

@@ -16,7 +16,7 @@ PLAIN, LOOPED, ALGO = "plain", "looped", "AlgoFormer"
 ADDED, NONE = "AlgoFormer, injection", "AlgoFormer, no injection"
 NORMED, CUT = "AlgoFormer, norm in the loop", "AlgoFormer, cut gradient"
 DEEP = "plain, as many layers"
-AS_LONG = f"{PLAIN}{SECONDS}{ALGO}"
+AS_LONG = f"{PLAIN}{SECONDS}{ALGO}"  # of a task: with injection
 
 Given = dict[str, Any]
 
@@ -30,14 +30,12 @@ class Trial:
         steps: of training.
         sizes: of a large look, in their place.
         contestants: label -> what is its own.
-        algo: the AlgoFormer of which most claims speak.
     """
 
     settings: Given
     steps: int
     sizes: Given
     contestants: Mapping[str, Given]
-    algo: str = ALGO
 
 
 def _kind(kind: str, **more: Any) -> Given:
@@ -54,14 +52,15 @@ TRIALS: dict[str, Trial] = {
             AS_LONG: _kind("plain"),
             DEEP: _kind("plain"),
             LOOPED: _kind("looped"),
-            ALGO: _kind("algoformer"),
             ADDED: _kind("algoformer", inject="add"),
-            NORMED: _kind("algoformer", norm_in_loop=True),
+            NONE: _kind("algoformer", inject="none"),
+            NORMED: _kind("algoformer", inject="add", norm_in_loop=True),
         },
     ),
     LINEAR: Trial(
-        settings={"task": "linear", "dimension": 5, "pairs": 11, "model.tokens": "interleaved", "model.heads": 4,
-                  "model.iterations": 6, "training.window": 3, "curriculum.loops": None},
+        settings={"task": "linear", "dimension": 5, "pairs": 11, "model.tokens": "interleaved", "model.iterations": 6,
+                  "training.window": 3, "training.rate": 2e-3, "training.clip": 1.0, "curriculum.loops": None,
+                  "curriculum.dimension": {"first": 2}, "curriculum.pairs": {"first": 5, "by": 2}},
         steps=1000,
         sizes={"dimension": 20, "pairs": 41, "model.iterations": 20, "training.window": 10,
                "curriculum.dimension": {"first": 5}, "curriculum.pairs": {"first": 11, "by": 2}},
@@ -70,11 +69,10 @@ TRIALS: dict[str, Trial] = {
             DEEP: _kind("plain"),
             LOOPED: _kind("looped"),
             ADDED: _kind("algoformer", inject="add"),
-            NONE: _kind("algoformer"),
+            NONE: _kind("algoformer", inject="none"),
             NORMED: _kind("algoformer", inject="add", norm_in_loop=True),
             CUT: _kind("algoformer", inject="add") | {"training.cut": True},
         },
-        algo=ADDED,
     ),
 }  # fmt: skip
 LARGE: Given = {"model.width": 256, "model.heads": 8, "training.rate": 1e-4, "training.schedule": "constant"}

@@ -84,6 +84,7 @@ class Prompts:
         pairs: k, examples of a whole prompt.
         rule: (CPU generator, x (n, k, d), noise) -> a batch.
         oracles: name -> (batch, noise) -> predictions (n, P, m) of what statistics makes of the same examples.
+        slow: those that take seconds for a hundred prompts.
         power: the mean of |target|^2, by which errors are divided.
         noise: standard deviation.
         sequence: whether prompts are of that form.
@@ -112,6 +113,7 @@ class Prompts:
     rule: Rule
     oracles: Mapping[str, Oracle]
     power: float
+    slow: tuple[str, ...] = ()
     noise: float = 0.0
     sequence: bool = False
     asked: Callable[[int], Tensor] | None = None

@@ -48,6 +48,7 @@ def sparse(*, dimension: int = 20, pairs: int = 40, noise: float = 0.0, nonzero:
         noise=noise,
         rule=partial(_sparse, nonzero),
         oracles={"least squares": _ridge, "Lasso": partial(_best, lasso, PENALTIES)},
+        slow=("Lasso",),
         power=nonzero,
     )
 

@@ -18,7 +18,6 @@ SET = {
     "norm": "none",
     "norm_in_loop": False,
     "position": "none",
-    "inject": "none",
     "validity": "but_last",
 }
 ROW = {"position": "rotary", "validity": "causal"}
@@ -43,8 +42,8 @@ def task_of(settings: IncontextSettings) -> Prompts:
 def shape_of(settings: IncontextSettings) -> LoopedShape:
     """Return the shape of the body.
 
-    One token per pair is a set, for which linear attention without norms, positions and injection is an algorithm's
-    step; tokens in a row get softmax, norms, rotary positions, and what the kind of model has.
+    One token per pair is a set, for which linear attention without norms and positions is an algorithm's step; tokens
+    in a row get softmax, norms, rotary positions. Injection is that of the kind of model.
 
     Raises:
         UsageError: sizes that do not go together, or an unknown stage.
