@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lissome._errors import RunError
+from lissome._errors import RunError, UsageError
 
 
 def write(path: str | os.PathLike[str], content: str | bytes) -> Path:
@@ -34,6 +34,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
         RunError: as `write`.
     """
     return write(path, json.dumps(legal(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def check_room(out: Path) -> None:
+    """Refuse a place below a file.
+
+    Raises:
+        UsageError: one of the directories above it is a file.
+    """
+    for above in out.parents:
+        if above.exists() and not above.is_dir():
+            raise UsageError(f"'{above}' is a file, so '{out}' cannot be made in it; name another place by --out")
 
 
 def place(path: Path, content: str | bytes) -> None:

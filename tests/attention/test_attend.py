@@ -25,6 +25,7 @@ from lissome.attention import (
     stages,
     window,
 )
+from lissome.attention.attend import SPECIAL
 from lissome.attention.backends import naive, tiled
 
 
@@ -257,6 +258,17 @@ def test_a_step_of_decoding_takes_no_tiles():
     said = explain(k[:, :, -1:], k, frame.rows(1999, 2000), recipe)
     assert "; by naive: 512,000 pairs are held at once (" in said
     assert "not self_adjust: that is for 524,288 pairs and 16 queries, and more" in said
+
+
+def test_a_step_of_decoding_asks_no_way_of_own_tiles(monkeypatch):
+    asked = []
+    for name, way in SPECIAL.items():
+        monkeypatch.setattr(way, "refusal", lambda *given, name=name: asked.append(name) or "not now")
+    (k,) = drawn(2, length=7)
+    attend(k[:, :, -1:], k, k, Frame.full(7).rows(6, 7), Attention())
+    assert asked == ["sdpa"]
+    attend(k, k, k, Frame.full(7), Attention())
+    assert asked[1:] == list(SPECIAL)
 
 
 @pytest.mark.parametrize("names", [{}, {"position": "kerple"}, {"refine": "dape(3)"}, {"normalize": "self_adjust(4)"}])

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lissome._errors import UsageError
-from lissome.attention import Attention, Dape, Frame, Kerple, SelfAdjust, attend, causal, separated
+from lissome.attention import Attention, Dape, Frame, Kerple, SelfAdjust, attend, causal, explain, separated
+from lissome.attention.attend import SPECIAL
 
 RECIPES = {
     "compact": lambda: Attention(separated([3], near=7)),
@@ -54,3 +56,27 @@ def test_a_forward_mode_derivative_is_refused_in_a_sentence(name):
     recipe, x = RECIPES[name](), torch.randn(1, 2, 24, 8)
     with pytest.raises(UsageError, match=f"backend {name} cannot run this: it has no forward-mode derivative"):
         torch.func.jvp(lambda x: attend(x, x, x, FRAME, recipe, backend=name), (x,), (x,))
+
+
+@EVERY
+def test_where_fused_attention_is_switched_off_auto_takes_a_way_of_all_orders(name, monkeypatch):
+    monkeypatch.setattr(SPECIAL[name], "LEAST", 0)
+    monkeypatch.setattr(SPECIAL[name], "SHORTEST", 0)
+    recipe = RECIPES[name]().double()
+    x, along = (torch.randn(1, 2, 24, 8, dtype=torch.float64) for _ in "xv")
+
+    def product(**how):
+        def loss(x):
+            return attend(x, x, x, FRAME, recipe, **how).square().sum()
+
+        return torch.autograd.functional.hvp(loss, x, along)[1]
+
+    assert f"by {name}: " in explain(x, x, FRAME, recipe)
+    truth = product(backend="naive")
+    with pytest.raises(UsageError, match=f"backend {name} has no second derivative"):
+        product()
+    with sdpa_kernel([SDPBackend.MATH]):
+        assert f"by {name}: " not in explain(x, x, FRAME, recipe)
+        with pytest.raises(UsageError, match=f"backend {name} cannot run this: fused attention is switched off"):
+            attend(x, x, x, FRAME, recipe, backend=name)
+        torch.testing.assert_close(product(), truth, rtol=1e-9, atol=1e-9)

@@ -11,6 +11,7 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     LlamaModel,
+    MambaConfig,
     Phi3Config,
     T5Config,
     T5ForConditionalGeneration,
@@ -68,6 +69,10 @@ def test_separators_are_ids_in_any_form():
     [
         (seven.config("mistral"), "sliding_window is 3 in this config of type mistral"),
         (seven.config("qwen2"), "layer_types has full_attention|layer_types has sliding_attention"),
+        (
+            MambaConfig(num_hidden_layers=2),
+            "of type mamba, and such layers keep something else than a key for each token",
+        ),
         (Phi3Config(**seven.SIZES | seven.GROUPS | dict(rope_parameters=LONG)), "of type phi3 is 'longrope'"),
         (seven.config("llama", rope_parameters=dict(rope_type="dynamic", factor=2.0, rope_theta=1e4)), "is 'dynamic'"),
     ],

@@ -60,7 +60,7 @@ def test_an_empty_basis_is_told(call):
 
 @every_basis
 def test_an_order_below_0_is_told(name):
-    with pytest.raises(UsageError, match="order is -1; legal are 0 and more"):
+    with pytest.raises(UsageError, match="order is -1; legal are whole numbers, 0 and more"):
         basis(name, 2, order=-1)
 
 

@@ -1,4 +1,4 @@
-"""The decoder against itself in parts: cached, padded, cut; its sizes, its start, and what is said of wrong ones."""
+"""The decoder against itself in parts: cached, padded, cut; its sizes and its start."""
 
 import copy
 import math
@@ -8,55 +8,10 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lissome._errors import UsageError
 from lissome.adapt import Adapted, lora
-from lissome.attention import Attention, Dape, GrowingCache, Kerple, SelfAdjust, causal, everything, window
+from lissome.attention import Attention, Dape, Kerple, SelfAdjust, causal, window
 from lissome.models import PRESETS, Decoder, DecoderShape
-
-SMALL = {"vocabulary": 17, "layers": 2, "width": 16, "heads": 4}
-STAGES = {
-    "rotary": {},
-    "bare": {"position": "none"},
-    "alibi": {"position": "alibi"},
-    "kerple": {"position": "kerple"},
-    "fire": {"position": "fire", "length": 6},
-    "dape": {"position": "kerple", "refine": "dape"},
-    "dape v2": {"position": "kerple", "refine": "dape(3)"},
-    "dape v2 without bias": {"position": "rotary", "refine": "dape(5)"},
-    "self-adjusting": {"position": "alibi", "normalize": "self_adjust(4)"},
-    "window": {"validity": "causal & (window(3) | every_kth(4))"},
-    "separators": {"validity": "causal & (sinks(1) | separators(3, 5) | window(2))"},
-    "windows by layer": {"validity": "causal & (separators(3, 5) | window(2)), causal"},
-    "all at once": {"position": "fire", "length": 6, "refine": "dape(3)", "normalize": "self_adjust(3)"},
-}
-KINDS = {
-    "as it is": {},
-    "grouped": {"key_heads": 2},
-    "one key head": {"key_heads": 1},
-    "untied": {"tied": False},
-    "gelu": {"feed": "gelu"},
-    "feed width": {"feed_width": 5},
-}
-ALL = {**{name: {**values} for name, values in STAGES.items()}, **KINDS}
-every_kind = pytest.mark.parametrize("kind", ALL)
-
-
-def decoder(**values):
-    """Return a decoder in float64 whose every number counts."""
-    torch.manual_seed(0)
-    model = Decoder(DecoderShape(**{**SMALL, **values})).double().eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += 0.2 * torch.randn(weight.shape, dtype=weight.dtype)
-    return model
-
-
-def drawn(*shape, seed=1, size=17):
-    return torch.randint(size, shape, generator=torch.Generator().manual_seed(seed))
-
-
-def equal(found, truth):
-    torch.testing.assert_close(found, truth, rtol=0, atol=1e-10)
+from tests.models.decoders import ALL, SMALL, decoder, drawn, equal, every_kind
 
 
 @every_kind
@@ -297,108 +252,9 @@ def test_it_takes_adapters():
     assert (adapted(tokens) - model(tokens)).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("name", ["vocabulary", "layers", "width", "heads", "key_heads", "feed_width", "length"])
-@pytest.mark.parametrize("value", [0, -1, 2.5, "4", True])
-def test_sizes_are_whole_numbers(name, value):
-    end = ", or none" if name in ("key_heads", "feed_width", "length") else ""
-    with pytest.raises(UsageError, match=f"^{name} is {value}; legal are whole numbers, 1 and more{end}$"):
-        DecoderShape(**{**SMALL, name: value})
-
-
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        ({"heads": 5}, "5 heads do not divide the width 16; legal are: 1, 2, 4, 8, 16"),
-        ({"key_heads": 3}, "3 key heads do not divide 4 heads; legal are: 1, 2, 4"),
-        ({"key_heads": 8}, "8 key heads do not divide 4 heads; legal are: 1, 2, 4"),
-        ({"feed": "geglu"}, "unknown feed 'geglu'; legal are: swiglu, gelu (did you mean 'gelu'?)"),
-        ({"dropout": 1.0}, "dropout is 1.0; legal are numbers from 0 to below 1"),
-        ({"dropout": -0.1}, "dropout is -0.1; legal are numbers from 0 to below 1"),
-        ({"dropout": math.nan}, "dropout is nan; legal are numbers from 0 to below 1"),
-        ({"dropout": "a"}, "dropout is 'a'; legal are numbers from 0 to below 1"),
-        ({"tied": "no"}, "tied is 'no'; legal are True and False"),
-        ({"position": None}, "position is None; legal are the texts none, rotary, alibi, kerple, fire"),
-    ],
-)
-def test_what_does_not_go_together_is_named(values, sentence):
-    with pytest.raises(UsageError) as told:
-        DecoderShape(**{**SMALL, **values})
-    assert str(told.value) == sentence
-
-
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        ({"position": "rotery"}, "unknown position 'rotery'"),
-        ({"position": "fire"}, "the position 'fire' needs the training length"),
-        ({"width": 12}, "rotary turns pairs of numbers, and a head has 3"),
-        ({"refine": "dape(2)"}, "the kernel of dape is 2"),
-    ],
-)
-def test_stages_that_cannot_be_are_named(values, sentence):
-    with pytest.raises(UsageError, match=sentence.replace("(", r"\(").replace(")", r"\)")):
-        Decoder(DecoderShape(**{**SMALL, **values}))
-
-
-IDS = "legal is (B, T) of torch.int64"
-
-
-@pytest.mark.parametrize(
-    ("call", "sentence"),
-    [
-        (lambda model, ids: Decoder(3), "shape is 3; legal is a DecoderShape"),
-        (lambda model, ids: Decoder(model.shape, 3), "recipe is 3; legal is a function layer -> Attention, or None"),
-        (
-            lambda model, ids: Decoder(model.shape, Attention()),
-            "recipe is Attention(); legal is a function layer -> Attention, or None",
-        ),
-        (
-            lambda model, ids: Decoder(model.shape, lambda layer: None),
-            "what the recipe gives for a layer is None; legal is an Attention",
-        ),
-        (lambda model, ids: model(ids + 17), "the tokens reach from 17 to 18; legal are 0 to 16"),
-        (lambda model, ids: model(-ids), "the tokens reach from -1 to 0; legal are 0 to 16"),
-        (lambda model, ids: list(model.stages(-ids)), "the tokens reach from -1 to 0; legal are 0 to 16"),
-        (lambda model, ids: model(ids[0]), f"tokens has shape (2,) and dtype torch.int64; {IDS}"),
-        (lambda model, ids: list(model.stages(ids[0])), f"tokens has shape (2,) and dtype torch.int64; {IDS}"),
-        (lambda model, ids: model(ids.float()), f"tokens has shape (1, 2) and dtype torch.float32; {IDS}"),
-        (lambda model, ids: model([1]), "tokens is [1]; legal is a tensor (B, T) of torch.int64"),
-        (
-            lambda model, ids: model(ids, present=ids),
-            "present has shape (1, 2) and dtype torch.int64; legal is (B, T) of torch.bool",
-        ),
-        (lambda model, ids: model(ids, last=0), "last is 0; legal are whole numbers, 1 and more"),
-        (lambda model, ids: model(ids, cache=3), "cache is 3; legal is such as model.cache()"),
-        (
-            lambda model, ids: model(ids, cache=GrowingCache(1)),
-            "layer 1 adds to a cache for 1; legal are 0 and more, below that",
-        ),
-    ],
-)
-def test_wrong_arguments_are_one_sentence(call, sentence):
-    with pytest.raises(UsageError) as told:
-        call(decoder(), torch.tensor([[0, 1]]))
-    assert str(told.value) == sentence
-
-
-def test_tokens_that_are_refused_leave_a_cache_as_it_was():
-    model, tokens = decoder(), drawn(1, 4)
-    cache = model.cache()
-    with pytest.raises(UsageError, match="the tokens reach from"):
-        model(tokens + 17, cache=cache)
-    equal(model(tokens, cache=cache), model(tokens))
-
-
 def test_a_shape_is_json():
     shape = DecoderShape(**SMALL, position="fire", length=9, key_heads=2)
     assert DecoderShape(**shape.told()) == shape
-
-
-def test_what_lets_tokens_see_later_ones_is_refused():
-    with pytest.raises(UsageError, match=r"validity 'window\(4\)' lets a token see later .* 'causal & window\(4\)'"):
-        decoder(validity="window(4)")
-    with pytest.raises(UsageError, match="validity 'everything' lets a token see later"):
-        Decoder(decoder().shape, lambda layer: Attention(everything))
 
 
 def test_stages_are_those_of_the_forward_pass():
@@ -433,18 +289,3 @@ def test_each_layer_has_its_own_mask(validity, layers):
     for recipe, told in zip(model.recipes, layers, strict=True):
         near = (distance >= 0) & (distance < (6 if told == "*" else int(told)))
         assert torch.equal(recipe.validity(frame)[0, 0], near)
-
-
-@pytest.mark.parametrize(
-    ("validity", "said"),
-    [
-        ("causal, causal", "names 2 rules for 3 layers; legal is one each"),
-        ("ht()", r"the validity 'ht' takes one rule, such as ht\(causal & window\(64\)\), and came as 'ht\(\)'"),
-        ("ht(window(3))", r"validity 'window\(3\)' lets a token see later ones"),
-        ("hm(causal)", "unknown validity 'hm'"),
-        ("causal & h(causal)", "unknown validity 'h'"),
-    ],
-)
-def test_masks_by_layer_that_are_none(validity, said):
-    with pytest.raises(UsageError, match=said):
-        decoder(validity=validity, layers=3)

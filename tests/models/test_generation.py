@@ -9,7 +9,7 @@ from torch.nn import Linear
 from lissome._errors import UsageError
 from lissome.models import Decoder, DecoderShape, generate
 from lissome.models.generation import draw, streamed
-from tests.models.test_decoder import ALL, decoder, drawn, every_kind
+from tests.models.decoders import ALL, decoder, drawn, every_kind
 
 BEGUN = "legal is (B, T) int64 with at least one token to go on from"
 

@@ -181,11 +181,11 @@ def test_a_moved_grid_comes_back_from_a_state_dict():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: KAN(0), "inputs is 0; a KAN needs at least 1"),
+        (lambda: KAN(0), "inputs is 0; legal are whole numbers, 1 and more"),
         (lambda: KAN(2, name="spline"), "unknown basis 'spline'; legal are: bspline, chebyshev, fourier, rbf"),
-        (lambda: KAN(2, intervals=0), "intervals is 0; legal are 1 and more"),
+        (lambda: KAN(2, intervals=0), "intervals is 0; legal are whole numbers, 1 and more"),
         (lambda: KAN(2, offset=[1.0]), "offset has 1 numbers; the network has 2 inputs"),
-        (lambda: KANLayer(2, 0), "outputs is 0; a layer needs at least 1"),
+        (lambda: KANLayer(2, 0), "outputs is 0; legal are whole numbers, 1 and more"),
         (
             lambda: update_grid(network("rbf"), points(5, 3)),
             "a basis of kind GaussianRBF has no grid; legal is bspline",
@@ -194,7 +194,7 @@ def test_a_moved_grid_comes_back_from_a_state_dict():
         (lambda: update_grid(network(), points(0, 3)), "with N at least 1"),
         (lambda: update_grid(network(), points(5, 3) / 0), "not finite; leave those rows out"),
         (lambda: update_grid(network(), points(5, 3), uniform=0.0), "uniform is 0.0; legal is a share above 0"),
-        (lambda: update_grid(network(), points(5, 3), 0), "intervals is 0; legal are 1 and more"),
+        (lambda: update_grid(network(), points(5, 3), 0), "intervals is 0; legal are whole numbers, 1 and more"),
     ],
 )
 def test_what_cannot_be_is_told(call, says):
@@ -257,15 +257,15 @@ def test_what_a_slim_network_cannot_be_is_told(call, says):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: KAN(2, width=2.5), "width is 2.5; legal is a whole number of at least 1"),
-        (lambda: KAN(2, width="8"), "width is '8'; legal is a whole number of at least 1"),
-        (lambda: KAN(2, width=(3, 2.5)), "width is 2.5; legal is a whole number of at least 1"),
-        (lambda: KAN(2, width=True), "width is True; legal is a whole number of at least 1"),
-        (lambda: KAN(2, depth=1.5), "depth is 1.5; legal is a whole number of at least 1"),
-        (lambda: KAN(2, intervals=2.5), "intervals is 2.5; legal is a whole number of at least 1"),
-        (lambda: KAN(2, order=2.5), "order is 2.5; legal is a whole number of at least 0"),
-        (lambda: KANLayer(2.5, 1), "inputs is 2.5; legal is a whole number of at least 1"),
-        (lambda: SlimKANLayer(2, "1", 2), "outputs is '1'; legal is a whole number of at least 1"),
+        (lambda: KAN(2, width=2.5), "width is 2.5; legal are whole numbers, 1 and more"),
+        (lambda: KAN(2, width="8"), "width is '8'; legal are whole numbers, 1 and more"),
+        (lambda: KAN(2, width=(3, 2.5)), "width is 2.5; legal are whole numbers, 1 and more"),
+        (lambda: KAN(2, width=True), "width is True; legal are whole numbers, 1 and more"),
+        (lambda: KAN(2, depth=1.5), "depth is 1.5; legal are whole numbers, 1 and more"),
+        (lambda: KAN(2, intervals=2.5), "intervals is 2.5; legal are whole numbers, 1 and more"),
+        (lambda: KAN(2, order=2.5), "order is 2.5; legal are whole numbers, 0 and more"),
+        (lambda: KANLayer(2.5, 1), "inputs is 2.5; legal are whole numbers, 1 and more"),
+        (lambda: SlimKANLayer(2, "1", 2), "outputs is '1'; legal are whole numbers, 1 and more"),
         (lambda: SlimKANLayer(2, 1, 2.5), "ranks are 2.5; legal are one number, or three .* each whole"),
         (lambda: KAN(2, ranks=(1, 2, 2.5)), r"ranks are \(1, 2, 2.5\); legal are one number, or three"),
         (lambda: KAN(2, ranks="222"), "ranks are '222'; legal are one number, or three"),

@@ -128,5 +128,5 @@ def test_data_of_another_dtype_are_cast_to_the_networks():
 def test_what_has_no_grids_and_parts_of_an_interval_are_told():
     with pytest.raises(UsageError, match="model is of type Linear; legal are a KAN and a KANLayer"):
         update_grid(torch.nn.Linear(2, 2), points(9))
-    with pytest.raises(UsageError, match="intervals is 2.5; legal is a whole number of at least 1"):
+    with pytest.raises(UsageError, match="intervals is 2.5; legal are whole numbers, 1 and more"):
         update_grid(KAN(2), points(9), 2.5)

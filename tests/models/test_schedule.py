@@ -12,7 +12,7 @@ from lissome.adapt import Adapted, lora
 from lissome.bridges.llama import config_of
 from lissome.models import Decoder, DecoderShape, LoopedShape, generate, read_decoder, save_decoder
 from lissome.models.looped import Looped
-from tests.models.test_decoder import decoder, drawn, equal
+from tests.models.decoders import decoder, drawn, equal
 
 LOOPS = {
     "algoformer": {"layers": 3, "body": "algoformer(4)"},

@@ -110,9 +110,9 @@ def test_knots_come_back_from_a_state_dict_and_a_pickle():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: BSpline(0), "inputs is 0; legal are 1 and more"),
-        (lambda: BSpline(1, intervals=0), "intervals is 0; legal are 1 and more"),
-        (lambda: BSpline(1, order=-1), "order is -1; legal are 0 and more"),
+        (lambda: BSpline(0), "inputs is 0; legal are whole numbers, 1 and more"),
+        (lambda: BSpline(1, intervals=0), "intervals is 0; legal are whole numbers, 1 and more"),
+        (lambda: BSpline(1, order=-1), "order is -1; legal are whole numbers, 0 and more"),
         (lambda: BSpline(1, low=1.0), "its first end has to lie below the second"),
         (lambda: BSpline(1).set_knots(torch.zeros(1, 12)), "the knots of input 0 do not increase; a knot that is rep"),
         (lambda: BSpline(1).set_knots(torch.zeros(2, 12)), r"knots have shape \(2, 12\); legal is \(1, 12\)"),

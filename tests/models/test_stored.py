@@ -10,7 +10,7 @@ from lissome._errors import LissomeError, UsageError
 from lissome.attention import Attention, Dape, Kerple, causal, window
 from lissome.models import Decoder, DecoderShape
 from lissome.models.stored import SHAPE, WEIGHTS, filled, read_decoder, save_decoder
-from tests.models.test_decoder import ALL, SMALL, decoder, drawn, every_kind
+from tests.models.decoders import ALL, SMALL, decoder, drawn, every_kind
 
 
 def own(layer):

@@ -133,15 +133,15 @@ def test_the_start_keeps_the_variance_times_the_asked_size(name):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"inputs": 0}, "inputs is 0; a two-layer KAN needs at least 1"),
-        ({"width": 0}, "width is 0; a two-layer KAN needs at least 1"),
+        ({"inputs": 0}, "inputs is 0; legal are whole numbers, 1 and more"),
+        ({"width": 0}, "width is 0; legal are whole numbers, 1 and more"),
         ({"inner": 0.0}, "inner is 0.0; legal is a number above 0"),
         ({"inner": math.nan}, "inner is nan; legal is a number above 0"),
         ({"offset": (1.0,)}, r"offset has 1 numbers; the network has 2 inputs"),
         ({"name": "rfb"}, "unknown basis 'rfb'"),
-        ({"width": 2.5}, "width is 2.5; legal is a whole number of at least 1"),
-        ({"width": "8"}, "width is '8'; legal is a whole number of at least 1"),
-        ({"intervals": 2.5}, "intervals is 2.5; legal is a whole number of at least 1"),
+        ({"width": 2.5}, "width is 2.5; legal are whole numbers, 1 and more"),
+        ({"width": "8"}, "width is '8'; legal are whole numbers, 1 and more"),
+        ({"intervals": 2.5}, "intervals is 2.5; legal are whole numbers, 1 and more"),
     ],
 )
 def test_what_it_cannot_be_is_refused(given, said):

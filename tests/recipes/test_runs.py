@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lissome import report
 from lissome.adapt import Adapted
 from lissome.optim import checkpoint
 from lissome.recipes import adapt, demonstration, load, solve
 from lissome.recipes.archive import load_solution
 from lissome.recipes.cell import cells
+from lissome.recipes.lock import is_locked
 from lissome.recipes.settings import AdaptSettings, SolveSettings
 from lissome.recipes.settings import load as read
 from lissome.recipes.training import ADAM_RATE, methods, problem_of
@@ -156,6 +158,14 @@ def test_a_larger_budget_goes_on_with_a_finished_run(base, tmp_path):
     assert adapted(base, cells)[0]["steps"] == 12
     settings = read(AdaptSettings, file=cells / "settings.yaml", given={"training.steps": 18})
     assert adapt(settings, cells, resume=True, progress=False)[0]["steps"] == 18
+
+
+def test_a_run_keeps_its_directory_until_its_page_is_written(tmp_path, monkeypatch):
+    held = []
+    monkeypatch.setattr(report, "page", lambda out: held.append(is_locked(out)))
+    solved(tmp_path / "run")
+    assert held == [True]
+    assert not is_locked(tmp_path / "run")
 
 
 def test_the_demonstration_goes_on_where_it_broke_off(tmp_path, monkeypatch):

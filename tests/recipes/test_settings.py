@@ -35,6 +35,10 @@ def test_none_means_not_given(tmp_path):
         ("family: poisson\ntraining: {steps: many}\n", "'training.steps' is 'many'"),
         ("family: poisson\ntraining: {rate: -1}\n", "'training.rate' is -1: input should be greater than 0"),
         ("family: poisson\ntraining: {rate: .nan}\n", "'training.rate'"),
+        (
+            "family: poisson\nnetwork: {kind: kan, ranks: [2, 2, 2]}\n",
+            r"'network': 'ranks': \[2, 2, 2\] are of a slim-kan, and the network is kan; leave them out",
+        ),
         ("seed: 3\n", "'family' is missing"),
         ("- a\n- b\n", "holds a list"),
         ("family: [", "is no YAML"),

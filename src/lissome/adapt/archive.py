@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lissome import _files
 from lissome._errors import UsageError
+from lissome._parsed import json_of
 
 FORMAT = "lissome adapter 1"
 
@@ -49,7 +50,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
     if metadata.get("format") != FORMAT:
         raise UsageError(f"'{path}' is no adapter file: its format is {metadata.get('format')!r}, not '{FORMAT}'")
     try:
-        return tensors, json.loads(metadata["adapter"])
+        return tensors, json_of(metadata["adapter"])
     except (KeyError, ValueError) as error:
         raise UsageError(f"'{path}' has a damaged header ({error})") from error
 

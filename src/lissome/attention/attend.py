@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor
 
@@ -61,7 +62,7 @@ def attend(
     check_number("dropout", dropout, "are numbers from 0 to 1", lambda part: 0 <= part <= 1)
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
-    taken = _choose(q, k, v, frame, recipe, dropout)[0] if backend == "auto" else backend
+    taken = _choose(q, k, v, frame, recipe, dropout) if backend == "auto" else backend
     if taken in SPECIAL:
         if refused := SPECIAL[taken].refusal(q, k, v, frame, recipe, dropout):
             raise UsageError(f"backend {taken} cannot run this: {refused}")
@@ -81,31 +82,43 @@ def explain(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, *, dropout: f
     Values are taken to be as keys; errors as of `attend`.
     """
     _check(q, k, k, frame, recipe)
-    taken, why = _choose(q, k, k, frame, recipe, dropout)
+    taken, why = _choose(q, k, k, frame, recipe, dropout), "made for such recipes"
+    if taken not in SPECIAL:
+        found = ((name, _refusal(way, q, k, k, frame, recipe, dropout)) for name, way in SPECIAL.items())
+        held = "more than are held at once" if taken == "tiled" else "held at once"
+        why = f"{_pairs(q, k):,} pairs are {held} ({'; '.join(f'not {name}: {said}' for name, said in found)})"
     return f"{recipe.explain()}; by {taken}: {why}; forward at least {floor(q, k, frame, recipe)}"
 
 
 def chosen(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, *, dropout: float = 0.0) -> str:
     """Return the name of the backend that `attend` takes for such tensors, values being as keys; errors as of it."""
     _check(q, k, k, frame, recipe)
-    return _choose(q, k, k, frame, recipe, dropout)[0]
+    return _choose(q, k, k, frame, recipe, dropout)
 
 
-def _choose(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dropout: float) -> tuple[str, str]:
-    """Return the name of the quickest way that serves, and why it is that one."""
-    pairs = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    refused = []
+def _choose(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dropout: float) -> str:
+    """Return the name of the quickest way that serves."""
     for name, way in SPECIAL.items():
-        why = way.refusal(q, k, v, frame, recipe, dropout)
-        if not why and way.LEAST and (pairs < way.LEAST or q.shape[2] < QUERIES):
-            why = f"that is for {way.LEAST:,} pairs and {QUERIES} queries, and more"
-        if not why and k.shape[2] < way.SHORTEST:
-            why = f"that is for {way.SHORTEST:,} keys and more"
-        if not why:
-            return name, "made for such recipes"
-        refused.append(f"not {name}: {why}")
-    taken, held = ("tiled", "more than are held at once") if pairs > LARGEST else ("naive", "held at once")
-    return taken, f"{pairs:,} pairs are {held} ({'; '.join(refused)})"
+        # a step of decoding asks no way of own tiles, too thin whatever the recipe; a compiler knows 1 without a guard
+        if not (way.LEAST and q.shape[2] == 1) and not _refusal(way, q, k, v, frame, recipe, dropout):
+            return name
+    return "tiled" if _pairs(q, k) > LARGEST else "naive"
+
+
+def _refusal(way: Any, q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dropout: float) -> str:
+    """Return why a special way cannot run these tensors or would not be quicker, or an empty text."""
+    if refused := way.refusal(q, k, v, frame, recipe, dropout):
+        return refused
+    if way.LEAST and (_pairs(q, k) < way.LEAST or q.shape[2] < QUERIES):
+        return f"that is for {way.LEAST:,} pairs and {QUERIES} queries, and more"
+    if k.shape[2] < way.SHORTEST:
+        return f"that is for {way.SHORTEST:,} keys and more"
+    return ""
+
+
+def _pairs(q: Tensor, k: Tensor) -> int:
+    """Return the pairs of queries and keys over rows and heads."""
+    return q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, scale: float | None = None) -> None:

@@ -25,6 +25,7 @@ class Frame:
         present: (1 or B, Tk) bool, False where a column holds no token (padding); None: all do.
         whole: known without a look at the tensors: the keys are 0 .. Tk - 1, all present, and the queries are the
             last Tq of them. Fast paths ask for it.
+        gaps: known likewise: keys between others were dropped, so that columns side by side need not be in the text.
 
     >>> frame = Frame.full(3)
     >>> frame.distance[0]
@@ -38,6 +39,7 @@ class Frame:
     tokens: Tensor | None = None
     present: Tensor | None = None
     whole: bool = False
+    gaps: bool = False
 
     @classmethod
     def full(

@@ -21,7 +21,8 @@ class Attention(nn.Module):
         refine(scores, bias, valid) -> scores             None: scores + bias
         normalize(scores, valid) -> weights               an empty row gives 0, never NaN
 
-    A refinement that reads columns beyond a row's own position says how many in `ahead`; tiles keep them for it.
+    A refinement that reads columns beyond a row's own position says how many in `ahead`; tiles keep them for it. One
+    that reads columns beside a pair says how many in `beside`; where a cache has dropped keys, they are the text's.
     Each of bias and refine is a module of its own and is trained with the network that holds the recipe. `attend` runs
     it. A stage of yours needs the signature above and nothing else; `lissome.testing` says whether it holds.
 

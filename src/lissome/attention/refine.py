@@ -94,6 +94,11 @@ class Dape(nn.Module):
         return self.kernel // 2 if self.hidden == "published" else 0
 
     @property
+    def beside(self) -> int:
+        """How many columns to either side of a pair it reads where some are hidden, which the masked map ends at."""
+        return (self.kernel // 2) * (2 if self.hidden == "published" else 1)
+
+    @property
     def operations(self) -> int:
         """What one pair costs over all heads, in additions and multiplications of a forward pass."""
         return 2 * (self.inner.weight.numel() + self.outer.weight.numel())

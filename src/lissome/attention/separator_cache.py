@@ -170,7 +170,8 @@ class SeparatorCache:
         if self.whole and (self.positions == "cache" or not self.dropped):
             keys = torch.arange(now.shape[1], device=tokens.device)[None]
             return Frame(keys[:, stop:], keys, held.tokens, None, whole=True)
-        return Frame(now[:, stop:], now, held.tokens, None if self.whole else there)
+        gaps = self.positions == "text" and self.dropped
+        return Frame(now[:, stop:], now, held.tokens, None if self.whole else there, gaps=gaps)
 
     def _drop(self, held: Columns, new: Tensor) -> tuple[Columns, Tensor | None]:
         """Return what stays of each row, on the right, and which columns that is; None: all."""

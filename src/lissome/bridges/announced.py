@@ -19,6 +19,7 @@ from lissome.bridges.installed import Cache, PreTrainedModel
 
 COUNTED = "get_query_offset" in vars(Cache)  # from 5.13 on a cache says in which stored column queries begin
 OURS = "lissome"  # how the names of our own attention functions begin
+ATTEND = {"full_attention", "sliding_attention", "chunked_attention"}  # layers that keep keys, one a token
 MOVING = ("dynamic", "longrope")  # rotary that changes with the length
 Announce = Callable[[Any, dict[str, Any]], dict[str, Any]]
 Place = Callable[[Any, Tensor, dict[str, Any]], dict[str, Any]]
@@ -38,7 +39,7 @@ def decoder_of(model: nn.Module) -> Any:
 
 
 def check_config(config: Any) -> None:
-    """Refuse models whose layers have windows of their own, or whose rotary depends on the length.
+    """Refuse models whose layers have windows of their own or no keys, or whose rotary depends on the length.
 
     Raises:
         UsageError: it is such a model.
@@ -46,6 +47,11 @@ def check_config(config: Any) -> None:
     kind = config.model_type
     types = set(getattr(config, "layer_types", None) or ["full_attention"])
     size = getattr(config, "sliding_window", None)
+    if strange := types - ATTEND:
+        raise UsageError(
+            f"layer_types has {min(strange)} in this config of type {kind}, and such layers keep something else than a "
+            "key for each token, of which a cache could drop some; legal are models whose layers all keep keys"
+        )
     if types != {"full_attention"} or size is not None:
         told = "sliding_window is " + str(size) if types <= {"full_attention"} else "layer_types has " + min(types)
         raise UsageError(

@@ -25,7 +25,7 @@ def load(folder: Path) -> Any:
     if config.get(CHILD):
         return load_stages(folder, dtype="auto")
     try:
-        with _quiet():
+        with quiet():
             both: Any = AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True
             )
@@ -39,7 +39,7 @@ def load(folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep bars and notes of transformers off the terminal while inside."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

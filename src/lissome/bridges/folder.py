@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from lissome._errors import UsageError
 from lissome._files import reason
+from lissome._parsed import json_of
 
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
@@ -23,7 +23,7 @@ def read_object(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, is no JSON, or holds no names and values.
     """
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json_of(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"'{path}' cannot be read ({reason(error)})") from error
     except ValueError as error:

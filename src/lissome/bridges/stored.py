@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +41,41 @@ def load(folder: str | Path, *, kind: Any = AutoModelForCausalLM, recipe: Recipe
     folder = check_path("folder", folder)
     if not callable(getattr(kind, "from_pretrained", None)):
         raise refuse("kind", kind, "are classes with from_pretrained, such as AutoModelForCausalLM")
-    named = _names(folder, options)
-    position = named.get("position")
-    if named.get("recipe") == OWN:
-        if recipe is None:
-            raise UsageError(
-                f"the stages in '{folder}' were given by a function, which a folder cannot keep; "
-                "give it again by recipe="
-            )
-        named = {"recipe": recipe, "position": position}
-    elif recipe is not None:
-        raise UsageError(f"the stages in '{folder}' were given by names, which are {named}; leave recipe= out")
-    kept = read_weights(folder, lambda name: f".{CHILD}." in name)  # first: transformers opens any file of an index
+    stages = Stored.read(folder, options, recipe)  # first: transformers opens any file of an index
     with _quiet_of_ours():
         found = kind.from_pretrained(folder, **options)
-    delattr(found.config, CHILD)  # it speaks of stages that are not there yet
-    attach(found, **named)
-    _fill(found, {_short(name): value for name, value in kept.items()}, folder)
-    return found.eval()
+    return stages.put(found).eval()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The stages in a folder: their names, as `attach` takes them, and their weights."""
+
+    folder: Path
+    named: dict[str, Any]
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def read(cls, folder: Path, options: Any, recipe: Recipe | None = None) -> Stored:
+        """Return what a folder holds; arguments and errors as of `load`."""
+        named = _names(folder, options)
+        if named.get("recipe") == OWN:
+            if recipe is None:
+                raise UsageError(
+                    f"the stages in '{folder}' were given by a function, which a folder cannot keep; "
+                    "give it again by recipe="
+                )
+            named = {"recipe": recipe, "position": named.get("position")}
+        elif recipe is not None:
+            raise UsageError(f"the stages in '{folder}' were given by names, which are {named}; leave recipe= out")
+        return cls(folder, named, read_weights(folder, lambda name: f".{CHILD}." in name))
+
+    def put(self, model: Any) -> Any:
+        """Give a model that `from_pretrained` read from the folder its stages, in place, and return it."""
+        delattr(model.config, CHILD)  # it speaks of stages that are not there yet
+        attach(model, **self.named)
+        _fill(model, {_short(name): value for name, value in self.weights.items()}, self.folder)
+        return model
 
 
 def _names(folder: Path, options: Any) -> dict[str, Any]:

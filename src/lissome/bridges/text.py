@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,11 +14,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lissome._errors import UsageError
+from lissome._parsed import json_of
+from lissome.bridges import causal
+from lissome.bridges.attached import CHILD
+from lissome.bridges.stored import Stored
 
 try:
     import transformers
     from peft import PeftConfig, PeftModel
-    from transformers.utils import logging
 except ImportError as error:
     raise UsageError("this needs peft and transformers; install them with: pip install 'lissome[peft]'") from error
 
@@ -57,19 +59,10 @@ class Loaded:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep bars and notes of transformers and peft off the terminal while inside; what matters is told as an error."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own attributes
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below, by name
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\.")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+    with causal.quiet():  # which puts the filters back as well
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below, by name
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\.")
+        yield
 
 
 def load(model: str | Path, adapter: str | Path, tokenizer: str | Path | None = None) -> Loaded:
@@ -102,10 +95,12 @@ def load(model: str | Path, adapter: str | Path, tokenizer: str | Path | None = 
                 f"'{base}' is a {name}; legal here are causal and masked language models and sequence classifiers: for "
                 "others call lissome.bridges.peft.choose_ranks"
             )
+        stages = Stored.read(base, {"config": config}) if getattr(config, CHILD, None) else None
         with quiet():
             network, told = getattr(transformers, name).from_pretrained(
                 base, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
+            network = network if stages is None else stages.put(network)  # they are of the model, and taught with it
             adapted = PeftModel.from_pretrained(network, str(own), local_files_only=True)
         with safe_open(own / "adapter_model.safetensors", "pt") as file:
             saved = set(file.keys())
@@ -226,7 +221,7 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(text.split("\n"), 1):  # JSON may hold what else Python takes for an end of line
         try:
-            row = json.loads(line) if line.strip() else None
+            row = json_of(line) if line.strip() else None
         except ValueError as error:
             raise UsageError(f"line {number} of '{file}' is no JSON: {error}") from error
         if row is not None and not (isinstance(row, Mapping) and isinstance(row.get("text"), str)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,10 +15,11 @@ try:
 
     import lissome
     from lissome._errors import Interrupted, LissomeError, UsageError, unknown
+    from lissome.cli.completion import PAPERS, Install, Show, named, names
     from lissome.cli.fit import fit, predict
     from lissome.cli.icl import icl
     from lissome.cli.lm import lm
-    from lissome.cli.options import Jobs, Json, Out, Quick, Resume, Seed
+    from lissome.cli.options import Data, Device, Jobs, Json, Out, Quick, Resume, Seed, Seeds
     from lissome.cli.output import print_json, say, tell
     from lissome.cli.pde import pde
 except KeyboardInterrupt:  # the script that calls `main` imports it unguarded
@@ -29,7 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=True,
+    add_completion=False,  # the parser's own takes no name of a shell
 )
 app.add_typer(pde, name="pde")
 app.add_typer(lm, name="lm")
@@ -39,8 +41,17 @@ app.command()(predict)
 
 
 @app.command()
-def show(run: Annotated[Path, typer.Argument(help="A run or comparison directory.")], as_json: Json = False) -> None:
-    """Draw the page of a run again and print its table."""
+def show(
+    run: Annotated[Path, typer.Argument(help="A run or comparison, or a directory that holds runs.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Draw the page of a run again and print its table; of a directory that holds runs, list them on a page."""
+    if lissome.recipes.holds_runs(run):
+        found = lissome.recipes.list_runs(run)
+        if as_json:
+            return print_json([entry.told() for entry in found])
+        table, told = lissome.report.inventory_terminal(found), lissome.report.tally(found)
+        return say(table, told, f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
     tell(lissome.recipes.show(run), run, as_json)
 
 
@@ -56,16 +67,20 @@ def compare(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory; one that was begun is gone on with.")] = Path(
-        "demo"
-    ),
+    out: Out = Path("demo"),
     seed: Seed = None,
+    device: Device = None,
     jobs: Jobs = None,
     quick: Quick = False,
     as_json: Json = False,
 ) -> None:
-    """Solve a 10-dimensional equation, adapt it to three members of its family by four methods, draw the page."""
-    rows = lissome.recipes.demo(out, seed=seed or 0, quick=quick, jobs=jobs)
+    """Solve a 10-dimensional equation, adapt it to three members of its family by four methods, draw the page.
+
+    One that was broken off is gone on with.
+    """
+    rows = lissome.recipes.demo(
+        out, seed=seed or 0, device="auto" if device is None else device, quick=quick, jobs=jobs
+    )
     tell(rows, out / "adapted", as_json)
 
 
@@ -80,22 +95,25 @@ def papers(as_json: Json = False) -> None:
 
 @app.command()
 def replicate(
-    paper: Annotated[str | None, typer.Argument(help="A paper's name, such as arcm.")] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="LIBSVM files for arcm, two texts for sublora, one for dape, MNIST's files for slim-kan; may repeat."
-        ),
+    paper: Annotated[
+        str | None, typer.Argument(help="A paper's name, such as arcm.", autocompletion=names(PAPERS))
     ] = None,
     out: Out = Path("runs/replicate"),
-    seeds: Annotated[int | None, typer.Option(help="Repetitions; the paper's own, 5 or 3, if not given.")] = None,
+    data: Data = None,
+    scale: Annotated[
+        bool, typer.Option("--scale", help="Larger models and longer inputs, for hours, where a paper has such a look.")
+    ] = False,
+    seeds: Seeds = None,
     jobs: Jobs = None,
     resume: Resume = False,
     quick: Quick = False,
-    scale: Annotated[bool, typer.Option("--scale", help="Larger models and longer inputs, for hours; dape.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a paper's experiments again and say which of its claims show; `lissome papers` lists them."""
+    """Run a paper's experiments again and say which of its claims show; `lissome papers` lists them.
+
+    Of --data, arcm takes LIBSVM files, sublora two texts, slim-kan the files of MNIST, each by an option of its own,
+    and those of language models one text.
+    """
     rows = lissome.recipes.replicate(
         paper, out, data=data, seeds=seeds, quick=quick, scale=scale, resume=resume, jobs=jobs
     )
@@ -120,13 +138,16 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    install_completion: Install = None,
+    show_completion: Show = None,
 ) -> None:
     pass
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every expected failure is one sentence and an exit code."""
-    sys.exit(_guarded(lambda: app(args=arguments, standalone_mode=False)))
+    words = named(sys.argv[1:] if arguments is None else list(arguments))
+    sys.exit(_guarded(lambda: app(args=words, standalone_mode=False)))
 
 
 def _guarded(run: Callable[[], Any]) -> int:
@@ -143,7 +164,8 @@ def _guarded(run: Callable[[], Any]) -> int:
         return _complain("stopped; nothing further was written", Interrupted.exit_code)
     except OSError as error:
         where = f" '{error.filename}'" if error.filename else ""
-        return _complain(f"the system refused{where}: {error.strerror or error}", 1)
+        code = UsageError.exit_code if error.errno == errno.ENAMETOOLONG else 1
+        return _complain(f"the system refused{where}: {error.strerror or error}", code)
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is None or not hasattr(error, "exit_code"):

@@ -9,11 +9,13 @@ import typer
 from rich.markup import escape
 
 import lissome
+from lissome.cli.completion import names
 from lissome.cli.options import (
     Changes,
     Device,
     Dtype,
     Json,
+    Network,
     Optimizer,
     Out,
     Quick,
@@ -24,10 +26,11 @@ from lissome.cli.options import (
     Steps,
     common,
     file_of,
+    optimizer_of,
 )
 from lissome.cli.output import print_json, say
 from lissome.recipes.settings import load
-from lissome.recipes.table.settings import NETWORKS, QUICK, TASKS, TableSettings
+from lissome.recipes.table.settings import QUICK, TASKS, TableSettings
 
 
 def fit(
@@ -35,14 +38,12 @@ def fit(
         str | None,
         typer.Argument(help="A .csv, .tsv, .npy or .npz file, images in idx form (MNIST) or their folder, or digits."),
     ] = None,
+    out: Out = Path("runs/fit"),
     target: Annotated[
         str | None, typer.Option(help="Column to be told from the others; several with commas; the last if not given.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help=f"{', '.join(TASKS)}.")] = None,
-    network: Annotated[
-        str | None, typer.Option(help=f"{', '.join(NETWORKS)}; its sizes by --set network.width=16.")
-    ] = None,
-    out: Out = Path("runs/fit"),
+    task: Annotated[str | None, typer.Option(help=f"{', '.join(TASKS)}.", autocompletion=names(TASKS))] = None,
+    network: Network = None,
     optimizer: Optimizer = None,
     steps: Steps = None,
     seconds: Seconds = None,
@@ -56,7 +57,8 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Fit a function or a table of data by a KAN, a Slim KAN or an MLP; draw the page."""
-    given = {"data": data, "target": target, "task": task, "network.kind": network, "training.optimizer": optimizer}
+    given = {"data": data, "target": target, "task": task, "network.kind": network}
+    given |= {"training.optimizer": optimizer_of(optimizer)}
     given |= QUICK if quick else {}
     given |= common(steps, seconds, seed, device, dtype, quick=False)
     asked = load(TableSettings, file=file_of(settings, out, resume), given=given, changes=changes or [])
@@ -69,16 +71,15 @@ def fit(
 def predict(
     run: Annotated[Path, typer.Argument(help="Directory of a finished fit.")],
     data: Annotated[str, typer.Argument(help="New rows, in a file as fit reads it; the target may be absent.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; must not exist yet.")] = Path(
-        "predictions.csv"
-    ),
+    out: Out = Path("predictions.csv"),
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Tell the targets of new rows by a fit, with the probabilities of classes."""
-    found = lissome.recipes.predict(run, data, out)
+    found = lissome.recipes.predict(run, data, out, device="auto" if device is None else device)
     if as_json:
-        names, rows = found.table()
-        told = [dict(zip(names, row, strict=True)) for row in rows]
+        columns, rows = found.table()
+        told = [dict(zip(columns, row, strict=True)) for row in rows]
         return print_json({"out": str(out), "outside": found.outside, "predictions": told})
     if remark := found.remark():
         say(escape(remark))

@@ -12,7 +12,21 @@ from rich.markup import escape
 from rich.table import Table
 
 import lissome
-from lissome.cli.options import Changes, Device, Json, Out, Quick, Resume, Seed, SettingsFile, Steps, file_of, split
+from lissome.cli.completion import names
+from lissome.cli.options import (
+    Changes,
+    Device,
+    Json,
+    Out,
+    Quick,
+    Resume,
+    Seconds,
+    Seed,
+    SettingsFile,
+    Steps,
+    file_of,
+    split,
+)
 from lissome.cli.output import print_json, say
 from lissome.recipes.incontext.settings import MODELS, QUICK, SHIFTS, TASKS, IncontextSettings, read_loops
 from lissome.recipes.settings import load
@@ -27,12 +41,17 @@ def _group() -> None:
 
 @icl.command()
 def train(
-    task: Annotated[str | None, typer.Argument(help=f"{', '.join(TASKS)}; representation if not given.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Argument(help=f"{', '.join(TASKS)}; representation if not given.", autocompletion=names(TASKS)),
+    ] = None,
     out: Out = Path("runs/icl"),
     model: Annotated[
-        str | None, typer.Option(help=f"{', '.join(MODELS)}; its sizes by --set model.iterations=12.")
+        str | None,
+        typer.Option(help=f"{', '.join(MODELS)}; its sizes by --set.", autocompletion=names(MODELS)),
     ] = None,
     steps: Steps = None,
+    seconds: Seconds = None,
     seed: Seed = None,
     device: Device = None,
     settings: SettingsFile = None,
@@ -44,7 +63,8 @@ def train(
     """Train a model to learn functions from examples in its prompt; draw the page."""
     given: dict[str, Any] = {"task": task, "model.kind": model, "seed": seed, "device": device}
     given |= QUICK if quick else {}
-    given |= {} if steps is None else {"training.steps": steps}
+    own = {"training.steps": steps, "training.seconds": seconds}
+    given |= {key: value for key, value in own.items() if value is not None}
     asked = load(IncontextSettings, file=file_of(settings, out, resume), given=given, changes=changes or [])
     found = lissome.recipes.train_incontext(asked, out, resume=resume)
     if as_json:
@@ -60,17 +80,28 @@ def evaluate(
         typer.Option(help="Iterations such as 1,5,10,20; errors are drawn to 4 times the trained in any case."),
     ] = None,
     shift: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(SHIFTS)}, of the prompts' law; all if not given.")
+        list[str] | None,
+        typer.Option(
+            help=f"{', '.join(SHIFTS)}, of the prompts' law; all if not given; may repeat.",
+            autocompletion=names(SHIFTS),
+        ),
     ] = None,
     most: Annotated[int | None, typer.Option(help="Iterations of early exit; up to the trained.")] = None,
     prompts: Annotated[int | None, typer.Option(help="Fresh ones to measure on.")] = None,
+    seed: Seed = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Tell the errors of a trained model by iterations and under shifts of its prompts; draw its page again."""
     wanted = [] if loops is None else read_loops(loops)
     found = lissome.recipes.evaluate_incontext(
-        run, loops=wanted, shifts=split(shift), most=most, prompts=prompts, device=device or "auto"
+        run,
+        loops=wanted,
+        shifts=split(shift),
+        most=most,
+        prompts=prompts,
+        seed=seed or 0,
+        device="auto" if device is None else device,
     )
     if as_json:
         return print_json(found)

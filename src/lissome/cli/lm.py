@@ -17,11 +17,32 @@ from rich.table import Table
 import lissome
 from lissome._errors import LissomeError
 from lissome.bridges.separators import listed
-from lissome.cli.options import Changes, Device, Json, Out, Quick, Resume, Seconds, Seed, SettingsFile, Steps, file_of
+from lissome.cli.completion import names
+from lissome.cli.options import (
+    Batch,
+    Changes,
+    Data,
+    Device,
+    Json,
+    Out,
+    Quick,
+    Resume,
+    Seconds,
+    Seed,
+    SettingsFile,
+    Steps,
+    Text,
+    Tokenizer,
+    Tokens,
+    file_of,
+    only,
+)
 from lissome.cli.output import print_json, say
 from lissome.recipes.language.settings import PRECISIONS, PRESETS, QUICK, LanguageSettings, check_kept, read_lengths
 from lissome.recipes.language.stream_settings import CACHES, LAST, OWN, POSITIONS, PROTOCOLS, StreamSettings
+from lissome.recipes.language.stream_settings import QUICK as QUICK_STREAM
 from lissome.recipes.ranks_settings import BASES, RULES, RanksSettings
+from lissome.recipes.ranks_settings import QUICK as QUICK_RANKS
 from lissome.recipes.settings import load
 
 lm = typer.Typer(help="Language models: trained, measured, asked to write; ranks for a LoRA.", no_args_is_help=True)
@@ -39,23 +60,33 @@ def ranks(
     model: Annotated[str | None, typer.Argument(help="Local folder of a transformers model.")] = None,
     out: Out = Path("runs/ranks"),
     adapter: Annotated[str | None, typer.Option(help="Local folder of a trained LoRA of peft.")] = None,
-    data: Annotated[str | None, typer.Option(help="Text, or .jsonl with text (and label), that it shall do well.")] = (
-        None
-    ),
+    data: Data = None,
     budget: Annotated[int | None, typer.Option(help="Terms that stay over all layers; half if not given.")] = None,
-    rule: Annotated[str | None, typer.Option(help=f"{', '.join(RULES)}.")] = None,
-    basis: Annotated[str | None, typer.Option(help=f"{', '.join(BASES)}.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or file, if not beside model or adapter.")] = None,
+    rule: Annotated[str | None, typer.Option(help=f"{', '.join(RULES)}.", autocompletion=names(RULES))] = None,
+    basis: Annotated[str | None, typer.Option(help=f"{', '.join(BASES)}.", autocompletion=names(BASES))] = None,
+    tokenizer: Tokenizer = None,
     seed: Seed = None,
     device: Device = None,
     settings: SettingsFile = None,
     changes: Changes = None,
     resume: Resume = False,
+    quick: Quick = False,
     as_json: Json = False,
 ) -> None:
-    """Choose which ranks the layers of a LoRA should have; write them, the cut adapter and a page."""
-    given = {"model": model, "adapter": adapter, "data": data, "budget": budget, "rule": rule, "basis": basis}
+    """Choose which ranks the layers of a LoRA should have; write them, the cut adapter and a page.
+
+    What it shall do well is --data: a text, or .jsonl with lines of text (and label).
+    """
+    given = {
+        "model": model,
+        "adapter": adapter,
+        "data": only("--data", data),
+        "budget": budget,
+        "rule": rule,
+        "basis": basis,
+    }
     given |= {"tokenizer": tokenizer, "seed": seed, "device": device}
+    given |= QUICK_RANKS if quick else {}
     asked = load(RanksSettings, file=file_of(settings, out, resume), given=given, changes=changes or [])
     found = lissome.recipes.rank(asked, out, resume=resume)
     if as_json:
@@ -69,10 +100,23 @@ def train(
         str | None, typer.Argument(help="A file of text or a folder of them; Python's own library if not given.")
     ] = None,
     out: Out = Path("runs/lm"),
-    preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}; sizes by --set model.width=256.")] = None,
-    position: Annotated[str | None, typer.Option(help="none, rotary, alibi, kerple or fire.")] = None,
-    refine: Annotated[str | None, typer.Option(help="none, dape, or dape(3) for DAPE V2.")] = None,
-    normalize: Annotated[str | None, typer.Option(help="softmax or self_adjust(4).")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"{', '.join(PRESETS)}; its sizes by --set.", autocompletion=names(PRESETS))
+    ] = None,
+    position: Annotated[
+        str | None,
+        typer.Option(
+            help="none, rotary, alibi, kerple or fire.",
+            autocompletion=names("none", "rotary", "alibi", "kerple", "fire"),
+        ),
+    ] = None,
+    refine: Annotated[
+        str | None,
+        typer.Option(help="none, dape, or dape(3) for DAPE V2.", autocompletion=names("none", "dape", "dape(3)")),
+    ] = None,
+    normalize: Annotated[
+        str | None, typer.Option(help="softmax or self_adjust(4).", autocompletion=names("softmax", "self_adjust(4)"))
+    ] = None,
     validity: Annotated[str | None, typer.Option(help="causal, or such as 'causal & window(256)'.")] = None,
     visible: Annotated[
         str | None, typer.Option(help="all, 'separators(near=64)', sinks, 'fixed(8)', or such as 'ht(separators)'.")
@@ -80,7 +124,7 @@ def train(
     start: Annotated[str | None, typer.Option(help="A run whose weights and vocabulary it begins with.")] = None,
     body: Annotated[str | None, typer.Option(help="plain, 'algoformer(6)' or 'looped(6)': layers run 6 times.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens that the model sees in training.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Windows of a step, over all processes.")] = None,
+    batch: Batch = None,
     accumulate: Annotated[int | None, typer.Option(help="Parts in which a step is computed, for less memory.")] = None,
     vocabulary: Annotated[str | None, typer.Option(help="bytes, bpe, or the file of a saved one.")] = None,
     vocabulary_size: Annotated[int | None, typer.Option(help="Of bpe.")] = None,
@@ -88,7 +132,9 @@ def train(
     seconds: Seconds = None,
     seed: Seed = None,
     device: Device = None,
-    precision: Annotated[str | None, typer.Option(help=f"{', '.join(PRECISIONS)}.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help=f"{', '.join(PRECISIONS)}.", autocompletion=names(PRECISIONS))
+    ] = None,
     compile_: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Capture loss and gradient.")] = None,
     settings: SettingsFile = None,
     changes: Changes = None,
@@ -124,15 +170,20 @@ def evaluate(
     lengths: Annotated[
         str | None, typer.Option(help="Such as 128,256,512; up to 4 times its own if not given.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Another text than the one held out.")] = None,
+    data: Data = None,
     windows: Annotated[int | None, typer.Option(min=1, help="Places in the text, at most; 64 if not given.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Tell the perplexity of a trained model by the length that it reads; draw its page again."""
+    """Tell the perplexity of a trained model by the length that it reads; draw its page again.
+
+    It reads the text that was held out, or that of --data.
+    """
     wanted = None if lengths is None else read_lengths(lengths)
     more = {} if windows is None else {"windows": windows}
-    found = lissome.recipes.evaluate_language(run, wanted, data=data, device=device or "auto", **more)
+    found = lissome.recipes.evaluate_language(
+        run, wanted, data=only("--data", data), device="auto" if device is None else device, **more
+    )
     if as_json:
         return print_json(found)
     say(_table(found), f"page: [bold]{escape(str(run / 'index.html'))}[/bold]")
@@ -142,7 +193,7 @@ def evaluate(
 def generate(
     run: Run,
     prompt: Annotated[str, typer.Option(help="What to go on with.")] = "",
-    tokens: Annotated[int, typer.Option(help="To write, at most.")] = 200,
+    tokens: Tokens = None,
     temperature: Annotated[float, typer.Option(help="Of the draws; 0 takes the likeliest token.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="Draw among so many of the likeliest.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest of this probability together.")] = None,
@@ -150,9 +201,14 @@ def generate(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Let a trained model write on."""
-    asked: dict[str, Any] = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    asked |= {"seed": 0 if seed is None else seed, "device": device or "auto"}
+    """Let a trained model write on, 200 tokens if --tokens says nothing else."""
+    asked: dict[str, Any] = {
+        "tokens": 200 if tokens is None else tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+    }
+    asked |= {"seed": 0 if seed is None else seed, "device": "auto" if device is None else device}
     if as_json:
         return print_json(lissome.recipes.generate_text(run, prompt, **asked))
     waiting = [prompt]  # so that nothing is printed before the run is read
@@ -180,9 +236,7 @@ def export(run: Run, out: Out, as_json: Json = False) -> None:
 def import_(
     folder: Annotated[Path, typer.Argument(help="Local folder of a transformers model.")],
     out: Out,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Folder or file, if not beside the model; or the word bytes.")
-    ] = None,
+    tokenizer: Tokenizer = None,
     as_json: Json = False,
 ) -> None:
     """Make a run of a model of transformers, to be evaluated and to write."""
@@ -198,28 +252,35 @@ def stream(
         str | None, typer.Argument(help="Run of `lissome lm train`, or local folder of a transformers model.")
     ] = None,
     out: Out = Path("runs/stream"),
-    text: Annotated[str | None, typer.Option(help="A file of text, or a folder of them.")] = None,
-    cache: Annotated[str | None, typer.Option(help=f"{', '.join(CACHES)}.")] = None,
+    text: Text = None,
+    cache: Annotated[str | None, typer.Option(help=f"{', '.join(CACHES)}.", autocompletion=names(CACHES))] = None,
     initial: Annotated[int | None, typer.Option(help="First tokens that stay.")] = None,
     separators_kept: Annotated[int | None, typer.Option(help="Newest separators that stay.")] = None,
     local: Annotated[int | None, typer.Option(help="Newest tokens that stay.")] = None,
     capacity: Annotated[int | None, typer.Option(help="The most tokens that are held.")] = None,
     every: Annotated[int | None, typer.Option(help="Of cache fixed: which tokens stay in place of separators.")] = None,
-    positions: Annotated[str | None, typer.Option(help=f"{', '.join(POSITIONS)}.")] = None,
-    protocol: Annotated[str | None, typer.Option(help=f"{', '.join(PROTOCOLS)}.")] = None,
+    positions: Annotated[
+        str | None, typer.Option(help=f"{', '.join(POSITIONS)}.", autocompletion=names(POSITIONS))
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help=f"{', '.join(PROTOCOLS)}.", autocompletion=names(PROTOCOLS))
+    ] = None,
     chunk: Annotated[int | None, typer.Option(help="Tokens of a forward.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="To score, at most; the whole text if not given.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or file, if not beside the model; or bytes.")] = None,
+    tokens: Tokens = None,
+    tokenizer: Tokenizer = None,
     device: Device = None,
     settings: SettingsFile = None,
     changes: Changes = None,
     resume: Resume = False,
+    quick: Quick = False,
     as_json: Json = False,
 ) -> None:
     """Read a long text as one stream through a bounded cache; draw perplexity, speed and memory along it."""
     given: dict[str, Any] = {"model": model, "text": text, "cache": cache, "initial": initial, "local": local}
     given |= {"separators_kept": separators_kept, "capacity": capacity, "every": every, "positions": positions}
-    given |= {"protocol": protocol, "chunk": chunk, "tokens": tokens, "tokenizer": tokenizer, "device": device}
+    given |= {"protocol": protocol, "chunk": chunk, "tokenizer": tokenizer, "device": device}
+    given |= QUICK_STREAM if quick else {}
+    given |= {} if tokens is None else {"tokens": tokens}
     file = file_of(settings, out, resume)
     if resume:
         check_kept(out, StreamSettings, verb="stream", own=OWN, last=LAST)
@@ -233,11 +294,11 @@ def stream(
 @lm.command()
 def separators(
     tokenizer: Annotated[Path, typer.Argument(help="File tokenizer.json, a folder that holds one, or a run.")],
-    text: Annotated[Path | None, typer.Option(help="Count them in this file.")] = None,
+    text: Text = None,
     as_json: Json = False,
 ) -> None:
-    """List the tokens that end a segment, which SepLLM keeps in its cache."""
-    found = listed(tokenizer, text)
+    """List the tokens that end a segment, which SepLLM keeps in its cache; count them in a --text."""
+    found = listed(tokenizer, None if text is None else Path(text))
     if as_json:
         return print_json(found)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)

@@ -9,26 +9,55 @@ from typing import Annotated, Any
 import typer
 
 from lissome._errors import UsageError
-from lissome.recipes.settings import pairs
+from lissome.cli import completion
+from lissome.recipes.course import USUAL
+from lissome.recipes.settings import KINDS, pairs
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Directory to write; must not exist yet.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Dtype = Annotated[str | None, typer.Option(help="float32 or float64.")]
-SettingsFile = Annotated[Path | None, typer.Option("--settings", help="YAML with any part of the settings.")]
-Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value, such as training.rate=1e-3; may repeat.")]
-Optimizer = Annotated[str | None, typer.Option(help="Such as adam, gauss-newton or adam+ssbroyden: one after another.")]
-Steps = Annotated[int | None, typer.Option(help="Training steps.")]
-Seconds = Annotated[float | None, typer.Option(help="Stop after so many seconds.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
-Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Trainings at once; as many as there are cores, or 1 on a GPU, if not given.")
-]
-Quick = Annotated[bool, typer.Option("--quick", help="A look in seconds: few steps, few points.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of tables.")]
+
+def _told(text: str, *names: str, values: Sequence[str] = (), **more: Any) -> Any:
+    """Return an option with its help, and the values that a shell completes."""
+    return typer.Option(*names, help=text, autocompletion=completion.names(values) if values else None, **more)
+
+
+# each option has one help wherever it stands, and they stand in this order
+Data = Annotated[list[str] | None, _told("File of data, or a folder of them; where several are read, may repeat.")]
+Text = Annotated[str | None, _told("File of text, or a folder of them.")]
+Network = Annotated[str | None, _told(f"{', '.join(KINDS)}; its sizes by --set.", values=KINDS)]
+Parameter = Annotated[list[str] | None, _told("name=number of the equation, such as c=0.5; may repeat.")]
+Dimension = Annotated[int | None, _told("Space dimension, where the family leaves it open.")]
 Constraint = Annotated[
-    str | None, typer.Option(help="soft, boundary (exact boundary values) or exact (initial values too).")
+    str | None,
+    _told(
+        "soft, boundary (exact boundary values) or exact (initial values too).", values=("soft", "boundary", "exact")
+    ),
 ]
+Tokenizer = Annotated[
+    str | None, _told("Folder or file, if not beside the model; or bytes.", "--tokenizer", values=("bytes",))
+]
+Tokens = Annotated[int | None, _told("Tokens to read or to write, at most.")]
+Batch = Annotated[int | None, _told("Rows of a step: points, or windows of text over all processes.")]
+Out = Annotated[Path, _told("Where to write; must not exist yet.", "--out", "-o")]
+Optimizer = Annotated[
+    list[str] | None,
+    _told(
+        "Such as gauss-newton, or adam+ssbroyden: one after another; where several are compared, may repeat.",
+        values=tuple(USUAL),
+    ),
+]
+Steps = Annotated[int | None, _told("Training steps.")]
+Seconds = Annotated[float | None, _told("Stop training after so many seconds.")]
+Seeds = Annotated[int | None, _told("Repetitions, each with its own seed; the usual number if not given.")]
+Seed = Annotated[int | None, _told("Seed of everything random.")]
+Device = Annotated[str | None, _told("auto, cpu, cuda, cuda:1 or mps.", values=("auto", "cpu", "cuda", "mps"))]
+Dtype = Annotated[str | None, _told("float32 or float64.", values=("float32", "float64"))]
+SettingsFile = Annotated[Path | None, _told("YAML with any part of the settings.", "--settings")]
+Changes = Annotated[list[str] | None, _told("key=value, such as training.rate=1e-3; may repeat.", "--set")]
+Jobs = Annotated[
+    int | None, _told("Trainings at once; as many as there are cores, or 1 on a GPU, if not given.", min=1)
+]
+Resume = Annotated[bool, _told("Go on from the checkpoint in --out.", "--resume")]
+Quick = Annotated[bool, _told("A look in seconds or minutes, at little of everything.", "--quick")]
+Json = Annotated[bool, _told("Print JSON for scripts instead of tables.", "--json")]
 
 
 def merged(texts: Sequence[str]) -> dict[str, float]:
@@ -75,3 +104,18 @@ def optimizers(texts: list[str] | None) -> dict[str, Any]:
     """Return the setting of one optimizer, or of several that are compared."""
     names = split(texts) or []
     return {"optimizers": names} if len(names) > 1 else {"training.optimizer": names[0] if names else None}
+
+
+def only(option: str, texts: list[str] | None, more: str = "") -> str | None:
+    """Return the value of an option that may repeat, for a verb that takes one."""
+    found = texts or [None]
+    if len(found) > 1:
+        raise UsageError(f"{option} names {', '.join(map(str, found))}; legal here is one{more}")
+    return found[0]
+
+
+def optimizer_of(texts: list[str] | None) -> str | None:
+    """Return the one optimizer of a verb that compares none."""
+    found = split(texts) or []
+    compared = "`lissome pde adapt` and `lissome pde bench` compare several"
+    return only("--optimizer", found, f", or one after another: {'+'.join(found)}; {compared}")

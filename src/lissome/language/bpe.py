@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from lissome._errors import UsageError
 from lissome._files import reason, write
+from lissome._parsed import json_of
 from lissome.language.vocabulary import BYTES, Bytes, Vocabulary, checked, dtype_of, utf8
 
 END = "<|endoftext|>"
@@ -148,7 +149,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
         UsageError: there is none, or it cannot be read.
     """
     try:
-        told = json.loads(_text(path))
+        told = json_of(_text(path))
     except ValueError as error:
         if isinstance(error, UsageError):
             raise

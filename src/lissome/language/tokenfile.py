@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 
 from lissome._errors import RunError, UsageError
 from lissome._files import reason, write_json
+from lissome._parsed import json_of
 from lissome.language.corpus import Corpus
 from lissome.language.vocabulary import Vocabulary, check_vocabulary, describe_vocabulary, dtype_of
 
@@ -132,7 +132,7 @@ def read_tokens(path: str | os.PathLike[str], vocabulary: Vocabulary, *, sources
     if not path.is_file() or not _beside(path).is_file():
         raise UsageError(f"there is no file of tokens '{path}' with its JSON beside it")
     try:
-        told = json.loads(_beside(path).read_text(encoding="utf-8"))
+        told = json_of(_beside(path).read_text(encoding="utf-8"))
         if told.pop("format") != FORMAT or told["dtype"] not in LEGAL:
             raise ValueError("of another format")
         if not all(type(number) is int for number in (told["count"], told["vocabulary"]["size"])):

@@ -19,8 +19,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from lissome._checks import check_whole
 from lissome._errors import UsageError, unknown
-from lissome.models.sizes import check_whole
 from lissome.models.splines import BSpline, Taylor
 
 ENDLESS = 99  # continuous derivatives of what has all of them

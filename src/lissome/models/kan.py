@@ -9,19 +9,19 @@ makes the sum one matrix product.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lissome._checks import is_whole
+from lissome._checks import check_whole, is_whole
 from lissome._errors import UsageError
 from lissome.adapt import Tucker, slim
 from lissome.adapt.mixture import mixed
 from lissome.models.bases import Basis, basis
 from lissome.models.inputs import scale_by, shift_by
-from lissome.models.sizes import check_whole, each_of
 
 SMALL = 0.15  # splines at the start, of what keeps the variance: at 1 a network fails on its own task
 SILU_SQUARE = 0.094  # mean square of silu on [-1, 1]
@@ -42,7 +42,7 @@ class Edges(nn.Module):
     def __init__(self, inputs: int, outputs: int, name: str, intervals: int, order: int):
         super().__init__()
         for what, size in (("inputs", inputs), ("outputs", outputs)):
-            check_whole(what, size, legal="a layer needs at least 1")
+            check_whole(what, size)
         self.inputs, self.outputs = inputs, outputs
         self.basis: Basis = basis(name, inputs, intervals=intervals, order=order)
 
@@ -219,11 +219,10 @@ class KAN(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        legal = "a KAN needs at least 1"
-        check_whole("depth", depth, legal=legal)
+        check_whole("depth", depth)
         hidden = each_of(width, depth)
         for what, size in [("inputs", inputs), *(("width", each) for each in hidden), ("outputs", outputs)]:
-            check_whole(what, size, legal=legal)
+            check_whole(what, size)
         self.shift, self.scale = shift_by(offset, inputs), scale_by(extent, inputs)
         sizes = [inputs, *hidden, outputs]
         same = {"name": name, "intervals": intervals, "order": order, "generator": generator}
@@ -245,3 +244,14 @@ class KAN(nn.Module):
     def chain(self) -> list[nn.Module]:
         """Return the modules whose composition this is, for one-pass derivatives."""
         return [self.shift, self.scale, *self.layers]
+
+
+def each_of(sizes: object, times: int) -> list[Any]:
+    """Return several sizes as they are, and one so many times; whether they are legal is not looked at.
+
+    >>> each_of(4, 2), each_of((4, 5, 6), 2)
+    ([4, 4], [4, 5, 6])
+    """
+    if isinstance(sizes, Iterable) and not isinstance(sizes, str):
+        return list(sizes)
+    return [sizes] * times

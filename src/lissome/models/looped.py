@@ -168,7 +168,7 @@ class _Run:
         self.state = torch.zeros_like(self.first) if body.shape.inject == "from_zero" else self.first
 
     def advance(self, count: int) -> Tensor:
-        """Iterate so often; a checkpoint stands before each of sqrt(count) parts, and in the backward pass within one."""
+        """Iterate so often; with checkpoints before each of sqrt(count) parts, and in the backward pass within one."""
         if not self.body.shape.loop:
             return self.state
         if not self.body.checkpoint or not torch.is_grad_enabled():
@@ -176,17 +176,18 @@ class _Run:
                 self.state = self._once(self.state, None)
             return self.state
         # the parameters as they are now: after a functional call the body has others when it is run again
-        own, size = dict(self.body.loop.named_parameters()), max(1, math.isqrt(count))
+        own: dict[str, Tensor] = dict(self.body.loop.named_parameters())
+        size = max(1, math.isqrt(count))
         for start in range(0, count, size):
             self.state = _kept(self._several, self.state, own, min(size, count - start))
         return self.state
 
-    def _several(self, state: Tensor, own: dict[str, nn.Parameter], count: int) -> Tensor:
+    def _several(self, state: Tensor, own: dict[str, Tensor], count: int) -> Tensor:
         for _ in range(count - 1):
             state = _kept(self._once, state, own)
         return self._once(state, own)
 
-    def _once(self, state: Tensor, own: dict[str, nn.Parameter] | None) -> Tensor:
+    def _once(self, state: Tensor, own: dict[str, Tensor] | None) -> Tensor:
         given = (state if self.body.shape.inject == "none" else state + self.first, self.frame, self.made)
         return self.body.loop(*given) if own is None else functional_call(self.body.loop, own, given)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lissome._errors import UsageError
+from lissome._checks import check_whole
 from lissome.models.activation import activation as make_activation
 from lissome.models.inputs import shift_by
 
@@ -47,8 +47,7 @@ class MLP(nn.Module):
     ):
         super().__init__()
         for name, size in {"inputs": inputs, "width": width, "depth": depth, "outputs": outputs}.items():
-            if size < 1:
-                raise UsageError(f"{name} is {size}; an MLP needs at least 1")
+            check_whole(name, size)
         self.shift = shift_by(offset, inputs)
         sizes = [inputs] + [width] * depth
         parts: list[nn.Module] = []

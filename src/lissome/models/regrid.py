@@ -14,9 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lissome._checks import check_whole
 from lissome._errors import UsageError
 from lissome.models.kan import KAN, Edges, KANLayer
-from lissome.models.sizes import check_whole
 from lissome.models.splines import BSpline
 
 GRID = 1e-4  # e

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lissome._checks import check_whole
 from lissome._errors import UsageError
-from lissome.models.sizes import check_whole
 
 Taylor = tuple[Tensor, Tensor, Tensor]
 WIDE = 20  # from so many functions on the four that are not 0 are written into their places, where nothing is fused

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 from lissome._checks import check_kind, check_path, refuse
 from lissome._errors import UsageError, unknown
 from lissome._files import reason, write, write_json
+from lissome._parsed import json_of
 from lissome._weights import check_weights
 from lissome.attention import Attention
 from lissome.models.decoder import Decoder, check_recipe
@@ -101,7 +101,7 @@ def _read(
     directory = check_path("directory", directory)
     check_recipe(recipe)
     try:
-        model = made(json.loads((directory / SHAPE).read_text()))
+        model = made(json_of((directory / SHAPE).read_text()))
         weights = safetensors.torch.load((directory / WEIGHTS).read_bytes())
     except FileNotFoundError as error:
         raise UsageError(f"'{error.filename}' is missing; a {kind} is {SHAPE} and {WEIGHTS} in a directory") from error

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lissome._checks import check_whole
 from lissome._errors import UsageError
 from lissome.adapt.mixture import mixed
 from lissome.models.bases import Basis, basis
 from lissome.models.inputs import shift_by
-from lissome.models.sizes import check_whole
 
 
 class Sums(nn.Module):
@@ -95,7 +95,7 @@ class TwoLayerKAN(nn.Module):
     ):
         super().__init__()
         for what, size in (("inputs", inputs), ("width", width)):
-            check_whole(what, size, legal="a two-layer KAN needs at least 1")
+            check_whole(what, size)
         if not inner > 0:
             raise UsageError(f"inner is {inner}; legal is a number above 0")
         self.shift = shift_by(offset, inputs)

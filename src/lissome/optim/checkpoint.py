@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lissome._errors import RunError, UsageError
 from lissome._files import place, reason
+from lissome._parsed import json_of
 from lissome._weights import check_weights
 from lissome.optim.sharding import like
 
@@ -122,7 +123,7 @@ def read(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
     tensors = _tensors(directory / TENSORS, "cpu")
     text = _read_file(directory / STATE)
     try:
-        state = dict(decode(json.loads(text), tensors).items())
+        state = dict(decode(json_of(text), tensors).items())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"the checkpoint file {directory / STATE} is damaged; start again without it") from error
     return Checkpoint(model, state)

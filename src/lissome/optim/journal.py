@@ -9,6 +9,7 @@ from typing import Any
 
 from lissome._errors import RunError, UsageError
 from lissome._files import legal, reason, write
+from lissome._parsed import json_of
 
 
 class Journal:
@@ -36,7 +37,7 @@ class Journal:
         write(self.path, "".join(_line(row) for row in self.rows))
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row, in one write.
+        """Add a row, in one write where there is room.
 
         Raises:
             RunError: the disk is full or refuses; the rows before are intact.
@@ -49,7 +50,9 @@ class Journal:
             with open(self.path, "ab", buffering=0) as file:
                 size = file.tell()
                 try:
-                    file.write(_line(clean).encode())
+                    line = _line(clean).encode()
+                    while line:  # where there is little room the system takes a part without a word
+                        line = line[file.write(line) :]
                 except OSError:
                     with contextlib.suppress(OSError):
                         file.truncate(size)
@@ -75,7 +78,7 @@ def read(path: Path) -> list[dict[str, Any]]:
             raise UsageError(f"'{path}' is not UTF-8 text (byte {error.start}); it is damaged: put it back") from error
         for line in text.splitlines():
             try:
-                row = json.loads(line)
+                row = json_of(line)
             except ValueError:
                 continue
             if isinstance(row, dict) and "step" in row:

@@ -7,6 +7,7 @@ parameters. The others are its baselines, behind the same interface.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def adapt(
         Interrupted: Ctrl-C; checkpoints are left.
     """
     out = Path(out)
-    settings = settings.model_copy(update={"run": str(Path(settings.run).resolve())})
+    settings = settings.model_copy(update={"run": os.path.realpath(settings.run)})
     base = load_solution(Path(settings.run))
     found, told = cells(opened(settings, base), base), dict[str, str]()
     device = device_of(settings.device)

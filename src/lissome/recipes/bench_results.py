@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lissome._errors import UsageError
+from lissome._parsed import json_of
 from lissome.recipes.bench_settings import BenchSettings
 from lissome.recipes.directory import difference
 
@@ -83,7 +83,7 @@ def read(path: Path, settings: BenchSettings) -> Results:
     """
     path = path / "results.json" if path.is_dir() else path
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json_of(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"results '{path}' cannot be read: {error}") from error
     if not isinstance(data, dict) or "format" not in data or "rows" not in data:

@@ -83,7 +83,8 @@ def double(training: Any, usual: str, more: Iterable[Any] = ()) -> bool:
     (True, False, True)
     """
     first = training if isinstance(training, dict) else {}
-    phases = [first, *(each for each in first.get("then") or [] if isinstance(each, dict))]
+    then = first.get("then")
+    phases = [first, *(each for each in (then if isinstance(then, list) else []) if isinstance(each, dict))]
     texts = [*(str(each.get("optimizer") or usual) for each in phases), *map(str, more)]
     names = {part.partition(":")[0].strip() for text in texts for part in text.split("+")}
     return any(USUAL[name].double for name in names & set(USUAL))

@@ -27,13 +27,20 @@ FEW = {"points.interior": 128, "points.boundary": 32, "points.initial": 32}
 
 
 def demo(
-    out: str | Path, *, seed: int = 0, quick: bool = False, progress: bool = True, jobs: int | None = 1
+    out: str | Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    quick: bool = False,
+    progress: bool = True,
+    jobs: int | None = 1,
 ) -> list[dict[str, Any]]:
     """Solve 10-d Allen-Cahn for c = 0, adapt it to three further c by four methods, and draw the page.
 
     Args:
         out: directory; a demonstration that was broken off goes on where it stopped.
         seed: of everything random.
+        device: as in settings.
         quick: a look in seconds.
         progress: show bars.
         jobs: how many adaptations at once, as in `adapt`.
@@ -42,9 +49,10 @@ def demo(
         One summary per target and method.
     """
     start, adapted = Path(out) / "solved", Path(out) / "adapted"
-    asked = load(SolveSettings, given=SOLVE | {"seed": seed} | (QUICK | FEW if quick else {}))
+    common = {"seed": seed, "device": device}
+    asked = load(SolveSettings, given=SOLVE | common | (QUICK | FEW if quick else {}))
     if not directory.finished(start, asked):
         solve(asked, start, resume=directory.holds(start), progress=progress)
-    given = {"run": str(start), "targets": TARGETS, "methods": METHODS, "seed": seed} | ADAPT | (QUICK if quick else {})
+    given = {"run": str(start), "targets": TARGETS, "methods": METHODS} | common | ADAPT | (QUICK if quick else {})
     settings = load(AdaptSettings, given=given, beneath=inherited(start))
     return adapt(settings, adapted, resume=directory.holds(adapted), progress=progress, jobs=jobs)

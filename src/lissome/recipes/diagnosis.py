@@ -7,6 +7,7 @@ the formulas, `diagnosis_kernel` the residual they are asked of, `diagnosis_advi
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +85,7 @@ def _lasting(settings: DiagnoseSettings) -> DiagnoseSettings:
     if (settings.run is None) == (settings.solve is None):
         raise UsageError("name one thing to diagnose: a run's directory, a .yaml file of settings, or a family")
     if settings.solve is None:
-        return settings.model_copy(update={"run": str(Path(str(settings.run)).resolve())})
+        return settings.model_copy(update={"run": os.path.realpath(str(settings.run))})
     solve = settings.solve.model_copy(update={"family": lasting(settings.solve.family)})
     return settings.model_copy(update={"solve": solve})
 

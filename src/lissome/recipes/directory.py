@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import os
 import platform
@@ -19,11 +20,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lissome._errors import RunError, UsageError
-from lissome._files import reason, write, write_json
+from lissome._files import check_room, reason, write, write_json
 from lissome._version import __version__
 from lissome.recipes.lock import LOCK, locked
 from lissome.recipes.settings import dump, load
-from lissome.report.read import read_json
+from lissome.report.read import read_json, read_settings, read_text
 
 BUDGET = ("training.steps", "training.seconds")
 OURS = {"settings.yaml", "environment.json", "metrics.jsonl"}
@@ -50,6 +51,7 @@ def claimed(out: Path, settings: BaseModel, *, resume: bool = False, free: Colle
     made = list[Path]() if resume else _make(out)
     if resume:
         _check_same(out, settings, free)
+        read_json(out / "environment.json")  # the page tells it: what is damaged is said before anything is begun
     with locked(out):
         yield from _begun(out, settings, resume, free, made)
 
@@ -70,8 +72,9 @@ def _begun(out: Path, settings: BaseModel, resume: bool, free: Collection[str], 
         write_json(out / "environment.json", environment())
     try:
         yield
-    except UsageError:
-        if summary.is_file():  # what is wrong came to light after all was kept
+    except (UsageError, OSError) as error:
+        wrong = isinstance(error, UsageError) or error.errno == errno.ENAMETOOLONG  # a name that no file can have
+        if not wrong or summary.is_file():  # what is wrong came to light after all was kept
             raise
         for path, content in before.items():
             write(path, content)
@@ -100,6 +103,7 @@ def finished(out: Path, settings: BaseModel) -> bool:
 def _make(out: Path) -> list[Path]:
     """Make a directory and those above it; return those that were made, the innermost first."""
     try:
+        check_room(out)
         _check_empty(out)
         made = [place for place in (out, *out.parents) if not place.exists()]
         out.mkdir(parents=True, exist_ok=True)
@@ -136,6 +140,8 @@ def _check_same(out: Path, settings: BaseModel, free: Collection[str]) -> BaseMo
     kept = out / "settings.yaml"
     if not kept.is_file():
         raise UsageError(f"'{out}' cannot be resumed: it holds no settings.yaml")
+    if not read_settings(kept, read_text(kept)):  # all of them would be the usual ones
+        raise UsageError(f"'{kept}' is damaged: it is empty; put it back from a copy, or begin anew elsewhere")
     old = load(type(settings), file=kept, given={})
     found = difference(old.model_dump(), settings.model_dump(), free=free)
     if found:
@@ -196,11 +202,20 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree this runs from, or None for an installed package."""
-    here = Path(__file__).resolve().parent
-    asked = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=False)
-    except OSError:
+    """Return the commit of the source tree this runs from, or None for an installed package.
+
+    A package that is installed below a person's own repository is no part of it: git has to know its files.
+    """
+    here = Path(__file__).resolve()
+    if not _git(here.parent, "ls-files", "--error-unmatch", here.name):
         return None
-    return done.stdout.strip() or None
+    return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=12") or None
+
+
+def _git(place: Path, *words: str) -> str:
+    """Return what git says in a directory; nothing where it is not there, or where it refuses."""
+    try:
+        done = subprocess.run(["git", "-C", str(place), *words], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()

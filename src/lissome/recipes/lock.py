@@ -49,6 +49,20 @@ def locked(place: Path) -> Iterator[None]:
         os.close(file)
 
 
+def is_locked(place: Path) -> bool:
+    """Say whether a process keeps a directory; where that cannot be told, none does."""
+    if fcntl is None:
+        return False
+    try:
+        with open(place / LOCK, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def _taken(path: Path) -> int | None:
     """Open and take the lock if nobody has it; a file that its holder has removed since is none."""
     assert fcntl is not None

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from lissome import report
 from lissome._errors import UsageError
+from lissome._files import check_room
 from lissome.report.comparison import again, expanded, is_comparison, listed
 from lissome.report.incontext import incontext_page, incontext_row
 from lissome.report.incontext_files import is_incontext
@@ -58,6 +59,8 @@ def show(run: str | Path) -> list[dict[str, Any]]:
             replication or choice of ranks, which draw their own pages; or a file in it is broken.
     """
     run = Path(run)
+    if not run.is_dir():
+        raise UsageError(f"there is no run directory '{run}'; name a run, or a directory that holds runs")
     _check_kind(run)
     if own := _kind(run):
         own.page(run)
@@ -138,6 +141,7 @@ def _is_cell(run: Path) -> bool:
 
 def _check_free(out: Path) -> None:
     """Refuse to write over a run, an adaptation or a person's files; a page of runs can always be made again."""
+    check_room(out)
     page = is_comparison(out) and not (out / "settings.yaml").exists()
     if out.exists() and not page and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"'{out}' exists and is no page of compared runs; name another directory by --out")

@@ -23,6 +23,8 @@ RULES = (
 )
 BASES = ("kronecker", "whitened", "svd", "trained")
 
+QUICK = {"batches": 1, "size": 4, "length": 64}
+
 
 class RanksSettings(Strict):
     """`lissome lm ranks`: which ranks the layers of a trained LoRA should have."""

@@ -7,6 +7,7 @@ it. A run that was stopped or killed loses the cells under way alone.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -90,7 +91,7 @@ def replicate(
     kept = out / "settings.yaml"
     if resume and not kept.is_file():
         raise UsageError(f"'{out}' cannot be resumed: it holds no settings.yaml; leave out --resume to begin there")
-    files = [str(Path(path).resolve()) for path in data] if data else None
+    files = [os.path.realpath(path) for path in data] if data else None
     given = {"paper": paper, "data": files, "seeds": seeds, "quick": quick or None, "scale": scale or None}
     settings = load(ReplicateSettings, file=kept if resume else None, given=given)
     if settings.paper not in KNOWN:

@@ -5,29 +5,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from lissome._errors import UsageError, unknown
+from lissome._parsed import yaml_of
 from lissome.recipes.course import USUAL, course, double, usual
+from lissome.recipes.strict import Strict
 
+Network = Literal["mlp", "kan", "slim-kan"]
+KINDS = get_args(Network)
 METHODS = ("svd", "lora", "lora-xs", "pissa", "lotra", "last", "full", "scratch")
 AUTO = "auto"  # in the place of a method: the one that a short trial finds best
 OPTIMIZER = "gauss-newton"  # docs/choosing.md compares
 
 
-class Strict(BaseModel):
-    """Settings that refuse what they do not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class NetworkSettings(Strict):
     """The network of a solution."""
 
-    kind: Literal["mlp", "kan", "slim-kan"] = "mlp"
+    kind: Network = "mlp"
     width: int = Field(default=64, ge=1, description="neurons of each hidden layer")
     depth: int = Field(default=2, ge=1, description="hidden layers")
     activation: Literal["tanh", "sin", "gelu", "relu3"] = Field(default="gelu", description="of an mlp")
@@ -43,6 +41,13 @@ class NetworkSettings(Strict):
         if not three or not all(isinstance(r, int) and not isinstance(r, bool) and r >= 1 for r in ranks):
             raise ValueError(f"ranks are {ranks}; legal are three whole numbers of at least 1, such as [8, 4, 8]")
         return ranks
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        if self.kind != "slim-kan" and self.ranks != type(self).model_fields["ranks"].default:
+            said = f"'ranks': {list(self.ranks)} are of a slim-kan, and the network is {self.kind}"
+            raise ValueError(f"{said}; leave them out, or take slim-kan")
+        return self
 
 
 class PointSettings(Strict):
@@ -116,7 +121,8 @@ class TrainingSettings(PhaseSettings):
                 raise ValueError(f"the course '{name}' has its own phases, and 'then' gives others: leave one out")
             data |= {k: v for k, v in course(name, timed=timed).items() if k != "steps" or data.get(k) is None}
         last = [data.get("optimizer") or OPTIMIZER]
-        last += [each.get("optimizer") or OPTIMIZER for each in data.get("then") or [] if isinstance(each, dict)]
+        then = data["then"] if isinstance(data.get("then"), list) else []  # anything else is told by its type
+        last += [each.get("optimizer") or OPTIMIZER for each in then if isinstance(each, dict)]
         own = min((usual(str(each)) for each in last), key=lambda each: each.steps)
         filled = {"evaluate": own.evaluate, "checkpoint": own.checkpoint} | ({} if timed else {"steps": own.steps})
         return data | {key: value for key, value in filled.items() if data.get(key) is None}
@@ -166,7 +172,7 @@ class SolveSettings(Common):
 
     family: str
     dimension: int | None = Field(default=None, ge=1, le=100_000)
-    parameters: dict[str, float] = {}
+    parameters: dict[str, float] = Field(default={}, description="of the equation; its usual ones if not given")
     constraint: Literal["soft", "boundary", "exact"] = "boundary"
     network: NetworkSettings = NetworkSettings()
 
@@ -268,7 +274,7 @@ def load(
         if not equals or not key:
             raise UsageError(f"--set takes key=value, such as training.steps=2000; '{change}' is none")
         try:
-            _put(data, key.strip(), yaml.safe_load(text))
+            _put(data, key.strip(), yaml_of(text))
         except yaml.YAMLError as error:
             raise UsageError(f"--set {key}: '{text}' is no YAML value: {_one_line(error)}") from error
     return validate(kind, data)
@@ -317,7 +323,7 @@ def pairs(text: str, option: str = "--parameter") -> dict[str, float]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = yaml_of(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"settings file '{file}' cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,10 @@ def solve(settings: SolveSettings, out: str | Path, *, resume: bool = False, pro
     try:
         with directory.claimed(out, settings, resume=resume):
             result = run(model, problem, trained, settings, out, resume=resume, progress=progress)
+            facts = {"kind": "solve", "method": "solve", "total": count(model), **made_of(settings)}
+            return finish(out, problem, model, result, settings, facts, {})
     except Interrupted as error:
         raise Interrupted(f"{error}: `lissome pde solve --resume --out {out}`") from error
-    facts = {"kind": "solve", "method": "solve", "total": count(model), **made_of(settings)}
-    return finish(out, problem, model, result, settings, facts, {})
 
 
 def list_families() -> list[dict[str, Any]]:
@@ -70,4 +71,4 @@ def list_families() -> list[dict[str, Any]]:
 def lasting(family: str) -> str:
     """Return a family's name, or the whole path of its file, which holds wherever one stands."""
     is_file = family.endswith(".py") or "/" in family or "\\" in family
-    return str(Path(family).resolve()) if is_file else family
+    return os.path.realpath(family) if is_file else family

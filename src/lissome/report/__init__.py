@@ -3,6 +3,7 @@
 from lissome.report.comparison import compare
 from lissome.report.diagnosis import terminal as diagnosis
 from lissome.report.incontext import incontext_page, incontext_terminal
+from lissome.report.inventory import inventory_page, inventory_terminal, tally
 from lissome.report.language import language_page, language_terminal
 from lissome.report.language_comparison import language_comparison
 from lissome.report.listing import families, leaderboard, papers
@@ -26,6 +27,8 @@ __all__ = [
     "families",
     "incontext_page",
     "incontext_terminal",
+    "inventory_page",
+    "inventory_terminal",
     "language_comparison",
     "language_page",
     "language_terminal",
@@ -37,6 +40,7 @@ __all__ = [
     "stream_terminal",
     "table_page",
     "table_terminal",
+    "tally",
     "terminal",
     "verdicts",
 ]

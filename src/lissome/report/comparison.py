@@ -58,7 +58,8 @@ def name_of(rows: Sequence[Row]) -> str:
     """Make a title of what all rows share."""
     families = {str(row.get("family") or "runs") for row in rows}
     dimensions = {row.get("dimension") for row in rows}
-    where = f" in {dimensions.pop()} dimensions" if len(dimensions) == 1 and None not in dimensions else ""
+    only = dimensions.pop() if len(dimensions) == 1 else None
+    where = "" if only is None else f" in {only} dimension{'' if only == 1 else 's'}"
     methods = len({str(row.get("method")) for row in rows})
     what = f"{methods} methods" if methods > 1 else f"{len(rows)} {'runs' if len(rows) > 1 else 'run'}"
     return f"{what} on {', '.join(sorted(families))}{where}"

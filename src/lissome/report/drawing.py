@@ -180,6 +180,21 @@ def themed(text: str) -> str:
     return re.sub(f"#({shades})", lambda found: f"var(--c{found[1].lower()}, {found[0].lower()})", text, flags=re.I)
 
 
+def upright(axes: Axes, x: float, text: str) -> None:
+    """Write along a vertical line, from the upper edge down."""
+    axes.annotate(
+        text,
+        (x, 1),
+        (3, -2),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        color=INK,
+        fontsize=8,
+        rotation=90,
+        va="top",
+    )
+
+
 def plain(text: str) -> str:
     """Keep matplotlib from reading a name as mathematics."""
     return text.replace("$", r"\$")

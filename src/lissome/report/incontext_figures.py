@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lissome.report.drawing import COLOURS, INK, blank, dress, legend, logarithmic, plain
+from lissome.report.drawing import COLOURS, INK, blank, dress, legend, logarithmic, plain, upright
 from lissome.report.incontext_files import Evaluation
 
 MODEL = {"color": COLOURS["svd"], "linewidth": 2.0}
@@ -49,9 +49,9 @@ def by_iterations(found: Evaluation) -> Figure:
     logarithmic(axes, "y")
     if found.broken is not None:
         axes.axvspan(found.broken, max(len(found.iterations), found.broken + 0.5), color=INK, alpha=0.08, linewidth=0)
-        _write(axes, found.broken, "not finite")
+        upright(axes, found.broken, "not finite")
     axes.axvline(found.trained, **LINE)
-    _write(axes, found.trained, "trained")
+    upright(axes, found.trained, "trained")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set(xlabel="iterations", ylabel="squared error, last place")
     legend(drawn, axes)
@@ -92,17 +92,3 @@ def _curves(axes: Axes, x: np.ndarray, model: np.ndarray, oracles: dict[str, np.
 def kept(values: Iterable[float]) -> np.ndarray:
     """Return errors within what is drawn; what is not finite leaves a gap."""
     return np.clip(np.asarray(values, float), FLOOR, CEILING)
-
-
-def _write(axes: Axes, x: float, text: str) -> None:
-    axes.annotate(
-        text,
-        (x, 1),
-        (3, -2),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        color=INK,
-        fontsize=8,
-        rotation=90,
-        va="top",
-    )

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from lissome.report.drawing import COLOURS, DASHES, INK, Style, blank, dress, legend, logarithmic, plain, whole
+from lissome.report.drawing import COLOURS, DASHES, INK, Style, blank, dress, legend, logarithmic, plain, upright, whole
 from lissome.report.figures import Curve, thin
 from lissome.report.language_files import Lengths, Maps, Shares
 from lissome.report.numerals import count, power, share
@@ -248,14 +248,4 @@ def _apart(ticks: Sequence[float], axes: Axes, broad: bool) -> list[float]:
 
 def _line(axes: Axes, x: float, text: str) -> None:
     axes.axvline(x, **LINE)
-    axes.annotate(
-        text,
-        (x, 1),
-        (3, -2),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        color=INK,
-        fontsize=8,
-        rotation=90,
-        va="top",
-    )
+    upright(axes, x, text)

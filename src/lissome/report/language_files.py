@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lissome._errors import UsageError
+from lissome._parsed import json_of
 from lissome.report.read import read_arrays, read_json, read_metrics, read_settings, read_text
 
 TEXT, SHAPE, START = "text.json", "shape.json", "start.json"
@@ -103,7 +103,7 @@ def check_begun(path: Path) -> None:
 def kept_step(path: Path) -> int | None:
     """Return after how many steps the last checkpoint of a run was written; None if there is none that tells it."""
     try:
-        told = dict(json.loads((path / "checkpoint" / "state.json").read_bytes())["dict"])
+        told = dict(json_of((path / "checkpoint" / "state.json").read_bytes())["dict"])
         return int(told["step"])
     except (OSError, KeyError, TypeError, ValueError):
         return None

@@ -34,7 +34,7 @@ def families(rows: Sequence[Mapping[str, Any]]) -> Table:
         rows: as `recipes.list_families` returns them.
     """
     told = ((row, f"dimension {row['dimension']}; {row.get('parameters') or 'no parameters'}") for row in rows)
-    return _blocks((row["family"], row["equation"], (chosen, targets(row))) for row, chosen in told)
+    return blocks((row["family"], row["equation"], (chosen, targets(row))) for row, chosen in told)
 
 
 def papers(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -44,7 +44,7 @@ def papers(rows: Sequence[Mapping[str, Any]]) -> Table:
         rows: as `recipes.papers` returns them.
     """
     told = ((row, f"arXiv {row['arxiv']}; {row['replicate'] or 'not replicated yet'}") for row in rows)
-    return _blocks((row["paper"], row["title"], (below,)) for row, below in told)
+    return blocks((row["paper"], row["title"], (below,)) for row, below in told)
 
 
 def leaderboard(rows: Sequence[Mapping[str, Any]]) -> Group:
@@ -88,7 +88,7 @@ def fewer(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"* Fewer seeds than the {most} of others, in one member at least: error and place are less sure."
 
 
-def _blocks(blocks: Iterable[tuple[object, object, Sequence[str]]]) -> Table:
+def blocks(blocks: Iterable[tuple[object, object, Sequence[str]]]) -> Table:
     """Return a name in bold and a line for each block, and below them what else there is to say."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)

@@ -35,11 +35,20 @@ TOLD = {
 
 def heading(row: Row) -> str:
     """Name a run in one line."""
-    told = {"d": row.get("dimension"), **(row.get("parameters") or {})}
-    values = ", ".join(f"{key} = {setting(value)}" for key, value in told.items() if value is not None)
     verb = VERBS.get(str(row.get("kind")), "Run:")
     method = f" by {row['method']}" if row.get("method") not in (None, row.get("kind")) else ""
-    return f"{verb} {row.get('family') or 'a problem'}{f' ({values})' if values else ''}{method}"
+    return f"{verb} {equation(row)}{method}"
+
+
+def equation(row: Row) -> str:
+    """Name the member of a family.
+
+    >>> equation({"family": "heat", "dimension": 1, "parameters": {"kappa": 0.1}})
+    'heat (d = 1, kappa = 0.1)'
+    """
+    told = {"d": row.get("dimension"), **(row.get("parameters") or {})}
+    values = ", ".join(f"{key} = {setting(value)}" for key, value in told.items() if value is not None)
+    return f"{row.get('family') or 'a problem'}{f' ({values})' if values else ''}"
 
 
 def lead(run: Run, row: Row) -> str:

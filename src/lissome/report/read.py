@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from lissome._errors import UsageError
+from lissome._parsed import json_of, yaml_of
 
 Row = dict[str, Any]
 TABLE = "table.json"  # of a fit of a table: what its model knows beside its weights
@@ -74,11 +75,15 @@ class Run:
         return row | ({"parameters": target} if isinstance(target, dict) else {})
 
 
-def read_run(directory: str | Path) -> Run:
+def read_run(directory: str | Path, *, curves: bool = True) -> Run:
     """Read a run directory; every fault is one sentence that names the file.
 
     A run in progress is legal: it has no summary yet, perhaps no metrics, and its last line
     of metrics may be half written.
+
+    Args:
+        directory: the run.
+        curves: whether the arrays behind its figures are wanted.
 
     Raises:
         UsageError: not a run directory, or a file in it is broken or truncated.
@@ -97,7 +102,7 @@ def read_run(directory: str | Path) -> Run:
         environment=read_json(path / "environment.json"),
         metrics=read_metrics(path / "metrics.jsonl", finished=bool(summary)),
         summary=summary,
-        curves=read_curves(path / "curves.safetensors"),
+        curves=read_curves(path / "curves.safetensors") if curves else {},
     )
 
 
@@ -132,7 +137,7 @@ def read_text(path: Path) -> str:
 def read_settings(path: Path, text: str) -> dict[str, Any]:
     """Read YAML text that holds a mapping."""
     try:
-        value = yaml.safe_load(text)
+        value = yaml_of(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
@@ -148,11 +153,9 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     text = read_text(path)
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"'{path}' is not legal JSON (line {error.lineno}: {error.msg}); it is broken or truncated"
-        ) from error
+        value = json_of(text)
+    except ValueError as error:
+        raise UsageError(f"'{path}' is not legal JSON ({error}); it is broken or truncated") from error
     if not isinstance(value, dict):
         raise UsageError(f"'{path}' holds a {type(value).__name__} where a JSON object is expected")
     return value
@@ -170,8 +173,8 @@ def read_metrics(path: Path, *, finished: bool) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
+            value = json_of(line)
+        except ValueError as error:
             if number == len(lines) and not finished and not text.endswith("\n"):
                 break
             raise UsageError(f"'{path}' line {number} is not legal JSON; the file is broken or truncated") from error

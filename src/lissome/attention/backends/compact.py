@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lissome.attention.backends.dense import dense, dense_backward
-from lissome.attention.backends.once import differentiable, forward_mode
+from lissome.attention.backends.once import differentiable, one_derivative
 from lissome.attention.backends.plan import Band, Part, Plan
 from lissome.attention.frame import Frame, positions
 from lissome.attention.normalize import softmax
@@ -45,7 +45,7 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dr
         return "there are fewer keys than queries, or none"
     if not frame.whole and not _padded(frame):
         return "the queries are not the last of all keys"
-    return forward_mode((q, k, v))
+    return one_derivative((q, k, v))
 
 
 def attend(

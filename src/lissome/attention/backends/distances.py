@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lissome._errors import UsageError
-from lissome.attention.backends.once import forward_mode
+from lissome.attention.backends.once import one_derivative
 from lissome.attention.frame import Frame
 from lissome.attention.recipe import Attention
 from lissome.attention.validity import causal
@@ -45,4 +45,4 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, frame: Frame, recipe: Attention, dr
         return "there is nothing to attend to"
     if dropout:
         return f"it has no dropout, and {dropout} is asked for"
-    return forward_mode((q, k, v, *recipe.parameters()))
+    return one_derivative((q, k, v, *recipe.parameters()))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lissome._errors import UsageError
 from lissome.attention.frame import Frame
+from lissome.attention.neighbours import refine
 from lissome.attention.recipe import Attention
 
 
@@ -51,7 +52,7 @@ def stages(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, scale: float |
         if bias is not None and bias.shape[1] != q.shape[1]:
             raise UsageError(f"the bias is for {bias.shape[1]} heads, and q has {q.shape[1]}")
         if recipe.refine is not None:
-            refined = recipe.refine(scores, bias, valid)
+            refined = refine(recipe.refine, scores, bias, valid, frame)
         else:
             refined = scores if bias is None else scores + bias
         return Stages(scores, bias, valid, refined, recipe.normalize(refined, valid))

@@ -12,6 +12,8 @@ from torch.autograd import forward_ad
 from lissome._errors import UsageError
 
 Operator = Callable[..., tuple[Tensor, Tensor]]
+KERNELS = torch.backends.cuda  # it switches those of a CPU too
+FUSED = (KERNELS.flash_sdp_enabled, KERNELS.mem_efficient_sdp_enabled, KERNELS.cudnn_sdp_enabled)
 
 
 def differentiable(name: str, *, tensors: int) -> Operator:
@@ -77,6 +79,16 @@ def differentiable(name: str, *, tensors: int) -> Operator:
         return Forward.apply(*(None if x is None else x.view_as(x) for x in inputs[:tensors]), *inputs[tensors:])
 
     return apply
+
+
+def one_derivative(asked: Iterable[Tensor]) -> str:
+    """Return why such operators do not serve where another derivative than theirs is asked for, or an empty text.
+
+    Second derivatives are asked for as of torch's own kernels, by `torch.nn.attention.sdpa_kernel([SDPBackend.MATH])`.
+    """
+    if not torch.compiler.is_compiling() and not any(enabled() for enabled in FUSED):
+        return "fused attention is switched off by torch.nn.attention.sdpa_kernel, as for second derivatives"
+    return forward_mode(asked)
 
 
 def forward_mode(asked: Iterable[Tensor]) -> str:

@@ -16,12 +16,12 @@ from lissome.models import Continuation, Regressor
 from lissome.optim import checkpoint
 from lissome.recipes.incontext.measure import measure
 from lissome.recipes.incontext.network import new_model, task_of
-from lissome.recipes.incontext.settings import MOST, ROWS, IncontextSettings
+from lissome.recipes.incontext.settings import LARGEST, MOST, ROWS, IncontextSettings
 from lissome.recipes.language.archive import read_weights
 from lissome.recipes.settings import load
 from lissome.recipes.training import device_of
 from lissome.report.incontext_files import EVALUATION, TASK, is_incontext
-from lissome.report.read import read_json
+from lissome.report.read import read_json, read_run
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def evaluate_incontext(
     shifts: Sequence[str] | None = None,
     most: int | None = None,
     prompts: int | None = None,
+    seed: int = 0,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Measure a model again, write `evaluation.json` into its run and draw its page again.
@@ -71,6 +72,7 @@ def evaluate_incontext(
         shifts: kinds of shift of the prompts: scale, skew, noise; None is all that the task has.
         most: iterations of early exit, up to the trained number.
         prompts: fresh ones; None is as the run was asked.
+        seed: by which they are drawn; 0 draws those that the run was measured on when it ended.
         device: as in settings.
 
     Returns:
@@ -85,11 +87,13 @@ def evaluate_incontext(
         check_whole("loops", count, 1, MOST)
     if prompts is not None:
         check_whole("prompts", prompts, 1, ROWS)
+    check_whole("seed", seed, 0, LARGEST)
     trained = load_incontext(run, device)
     if not trained.model.body.shape.loop and any(count > 1 for count in loops):
         raise UsageError(f"'{run}' is a plain model without a loop; legal for loops is 1")
     rows = trained.settings.prompts if prompts is None else prompts
-    found = measure(trained.task, trained.model, loops=loops, shifts=shifts, most=most, rows=rows)
+    read_run(trained.path)  # its page shows it: what is damaged is told before anything is measured
+    found = measure(trained.task, trained.model, loops=loops, shifts=shifts, most=most, rows=rows, seed=seed)
     kept = read_json(trained.path / EVALUATION)
     if shifts is not None and kept:  # what was seen of others stays on the page
         found["shifts"] = {**kept.get("shifts", {}), **found["shifts"]}

@@ -17,7 +17,7 @@ from lissome.models import Regressor
 from lissome.recipes.incontext.objective import fresh, predictions, scaled, told_of
 
 TIMES = 4  # the trained iterations, to which errors are always drawn
-ORACLE = 128  # prompts that oracles are asked on
+FEW = 128  # prompts that slow oracles are asked on
 AT_ONCE = 256  # prompts
 LOST = 100.0  # times the mean square of what is to be told: an error of a prompt that counts as lost
 TOLERANCE = 0.1  # of early exit: change of a prediction, as part of the root mean square of what is to be told
@@ -31,6 +31,7 @@ def measure(
     shifts: Iterable[str] | None = None,
     most: int | None = None,
     rows: int = 1280,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Return what `evaluation.json` says of a model.
 
@@ -42,6 +43,7 @@ def measure(
         shifts: kinds of shift; None is all that the task has.
         most: iterations of early exit; None is the trained number.
         rows: fresh prompts.
+        seed: by which they are drawn.
 
     Raises:
         UsageError: a shift that the task does not have, or early exit beyond the trained iterations.
@@ -52,18 +54,18 @@ def measure(
             raise unknown(f"shift of the task '{task.name}':", kind, task.shifts)
     kinds = tuple(dict.fromkeys(kinds))
     with scoring(model) as device:
-        batch = fresh(task, rows, device)
+        batch = fresh(task, rows, device, seed=seed)
         settled = _settled(task, model, batch, most)
         trained = int(model.body.shape.iterations)
         return {
             "kind": "incontext",
             "prompts": rows,
-            "oracle prompts": min(rows, ORACLE),
+            "seed": seed,
             "last": _last(task, model, batch),
             "examples": _by_examples(task, model, batch),
             "iterations": _by_iterations(task, model, batch, trained, max(TIMES * trained, *loops, 1), loops),
             "settled": settled,
-            "shifts": {kind: _shifted(task, model, kind, rows, device) for kind in kinds},
+            "shifts": {kind: _shifted(task, model, kind, rows, device, seed) for kind in kinds},
         }
 
 
@@ -99,13 +101,19 @@ def _last(task: Prompts, model: Any, batch: Batch) -> dict[str, Any]:
 
 def _by_examples(task: Prompts, model: Any, batch: Batch) -> dict[str, Any]:
     found = errors(task, model, batch)
-    fewer = {name: value[:ORACLE].cpu() for name, value in batch.items()}
-    oracles = {name: task.errors(oracle(fewer, task.noise), fewer) for name, oracle in task.oracles.items()}
     return {
         "context": list(range(len(found))),
         "model": _numbers(found),
-        "oracles": {name: _numbers(each) for name, each in oracles.items()},
+        "oracles": {name: _numbers(each) for name, each in _oracles(task, batch, task.noise).items()},
     }
+
+
+def _oracles(task: Prompts, batch: Batch, noise: float, power: float | None = None) -> dict[str, Tensor]:
+    """Return the errors of each oracle by number of examples in context."""
+    whole = {name: value.cpu() for name, value in batch.items()}
+    few = {name: value[:FEW] for name, value in whole.items()}
+    given = {name: few if name in task.slow else whole for name in task.oracles}
+    return {name: task.errors(task.oracles[name](own, noise), own, power) for name, own in given.items()}
 
 
 def _by_iterations(
@@ -144,7 +152,7 @@ def _settled(task: Prompts, model: Any, batch: Batch, most: int | None) -> dict[
     }
 
 
-def _shifted(task: Prompts, model: Any, kind: str, rows: int, device: torch.device) -> dict[str, Any]:
+def _shifted(task: Prompts, model: Any, kind: str, rows: int, device: torch.device, seed: int) -> dict[str, Any]:
     """Return errors of the last place by strength, each divided by the mean square of what is to be told."""
     found: dict[str, Any] = {
         "strength": list(SHIFTS[kind]),
@@ -153,13 +161,11 @@ def _shifted(task: Prompts, model: Any, kind: str, rows: int, device: torch.devi
     }
     for strength in SHIFTS[kind]:
         shift = Shift(kind, strength)
-        batch = fresh(task, rows, device, shift=shift)
+        batch = fresh(task, rows, device, seed=seed, shift=shift)
         power = float(batch["target"].double().square().sum(2).mean())
         found["model"] += _numbers(task.errors(_told(task, model, batch), batch, power)[-1:])
-        fewer = {name: value[:ORACLE].cpu() for name, value in batch.items()}
-        for name, oracle in task.oracles.items():
-            told = oracle(fewer, task.level(shift))
-            found["oracles"][name] += _numbers(task.errors(told, fewer, power)[-1:])
+        for name, each in _oracles(task, batch, task.level(shift), power).items():
+            found["oracles"][name] += _numbers(each[-1:])
     return found
 
 

@@ -108,9 +108,9 @@ class InContext:
         return {"error": float(found[-1])} | ({"mean": float(found.mean())} if len(found) > 1 else {})
 
 
-def fresh(task: Prompts, n: int, device: torch.device | str = "cpu", **more: Any) -> Batch:
-    """Draw prompts that no training has met, the same each time."""
-    batch = task.draw(torch.Generator().manual_seed(APART), n, **more)
+def fresh(task: Prompts, n: int, device: torch.device | str = "cpu", *, seed: int = 0, **more: Any) -> Batch:
+    """Draw prompts that no training has met, the same each time with the same seed."""
+    batch = task.draw(torch.Generator().manual_seed(APART + seed), n, **more)
     return {name: value.to(device) for name, value in batch.items()}
 
 

@@ -14,9 +14,11 @@ TASKS = ("linear", "sparse", "representation", "ar", "chain", "two-layer", "tree
 SEQUENCES = ("ar", "chain")
 MODELS = ("algoformer", "looped", "plain")
 SHIFTS = ("scale", "skew", "noise")
+FOREVER = 10**15  # steps, of which a part is a number
 PART = 0.4  # of the steps, in which a curriculum is over that says nothing else
 MOST = 10_000  # iterations that are looked at
 ROWS = 1_000_000  # prompts at once
+LARGEST = 2**62  # seed of an evaluation
 QUICK = {
     "batch": 16,
     "prompts": 64,
@@ -28,7 +30,7 @@ QUICK = {
     "training.evaluate": 10,
 }
 # what may be another when a run is gone on with
-FREE = ("training.steps", "training.evaluate", "training.checkpoint", "device", "prompts")
+FREE = ("training.steps", "training.seconds", "training.evaluate", "training.checkpoint", "device", "prompts")
 
 
 class Rise(Strict):
@@ -85,6 +87,7 @@ class IncontextTraining(Strict):
     """How a model is trained: Adam, steps that are not finite left out."""
 
     steps: int = Field(default=500, ge=1)
+    seconds: float | None = Field(default=None, gt=0, description="stop after so many seconds, whichever comes first")
     rate: float = Field(default=4e-3, gt=0, description="learning rate")
     schedule: Literal["constant", "cosine", "exponential"] = "cosine"
     clip: float | None = Field(default=0.1, gt=0, description="longest gradient that is let through; null is any")
@@ -144,7 +147,7 @@ def _pace(name: str, rise: Rise | None, full: int, steps: int) -> Rise | None:
     if rise.every is not None:
         return rise
     times = max(1, math.ceil((full - rise.first) / rise.by))
-    return rise.model_copy(update={"every": max(1, int(PART * steps / times))})
+    return rise.model_copy(update={"every": max(1, int(PART * min(steps, FOREVER) / times))})
 
 
 def read_loops(text: str) -> list[int]:

@@ -64,7 +64,7 @@ def train_incontext(
                 model,
                 objective,
                 method_of(settings),
-                Budget(steps=training.steps),
+                Budget(steps=training.steps, seconds=training.seconds),
                 parameters=trained_of(model),
                 seed=settings.seed,
                 directory=out,

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from lissome import report
 from lissome._errors import RunError, UsageError
-from lissome._files import reason, write, write_json
+from lissome._files import check_room, reason, write, write_json
 from lissome._weights import check_weights
 from lissome.bridges import layout, llama, tokenizer
 from lissome.bridges.folder import CONFIG, WHOLE, read_object, read_weights
@@ -188,6 +188,7 @@ def _free(out: str | Path) -> Path:
         UsageError: it is a file, or a directory that holds something.
     """
     out = Path(out)
+    check_room(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"'{out}' exists and holds something; name another directory by --out")
     return out

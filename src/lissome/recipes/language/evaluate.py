@@ -24,7 +24,8 @@ from lissome.models import Decoder, DecoderShape
 from lissome.recipes.language.archive import Trained, load_trained
 from lissome.recipes.language.source import Source, opened
 from lissome.recipes.training import device_of
-from lissome.report.language_files import LENGTHS
+from lissome.report.language_files import LENGTHS, read_gradients, read_maps, read_shares
+from lissome.report.read import read_run
 
 TIMES = (1, 2, 4)  # the training length, where no lengths are given
 HELD, HELD_WIDE = 5, 3  # arrays of all pairs, per head and per channel of a refinement, that are there at once
@@ -58,6 +59,8 @@ def evaluate_language(
     """
     trained = load_trained(run, device_of(device))
     wanted = [times * trained.settings.length for times in TIMES] if lengths is None else list(dict.fromkeys(lengths))
+    for read in (read_run, read_gradients, read_maps, read_shares):  # what is damaged is told before it is measured
+        read(trained.path)
     begun = time.perf_counter()
     if data is None:
         tokens = split_tokens(_own(trained).tokens.ids, trained.settings.held)[1]

@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lissome._errors import UsageError, unknown
+from lissome._parsed import yaml_of
 from lissome.recipes.settings import Strict
 
 # learning rates at 4,096 tokens a step: tiny by trials on the default text (docs/language.md), 125m and 350m as in
@@ -195,7 +196,7 @@ def check_kept(
     path, cure = out / "settings.yaml", "put it back from a copy, or begin anew in another directory"
     try:
         text = path.read_text(encoding="utf-8")
-        kept = yaml.safe_load(text)
+        kept = yaml_of(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"'{path}' is damaged: it is no YAML any more; {cure}") from error
     if not isinstance(kept, dict) or not text.endswith("\n"):

@@ -51,9 +51,9 @@ class Source:
 def lasting(settings: LanguageSettings) -> LanguageSettings:
     """Return settings whose paths are whole, so that they hold in whatever directory they are read again."""
     given = {"data": settings.data, "tokens": settings.tokens, "start": settings.start}
-    whole = {name: str(Path(path).resolve()) for name, path in given.items() if path is not None}
+    whole = {name: os.path.realpath(path) for name, path in given.items() if path is not None}
     if settings.vocabulary not in ("bytes", "bpe"):
-        whole["vocabulary"] = str(Path(settings.vocabulary).resolve())
+        whole["vocabulary"] = os.path.realpath(settings.vocabulary)
     return settings.model_copy(update=whole)
 
 

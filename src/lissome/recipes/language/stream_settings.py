@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -13,6 +13,7 @@ CACHES = ("separators", "sinks", "fixed", "full")
 POSITIONS = ("text", "cache")
 PROTOCOLS = ("text", "lines")
 EVERY = 5
+QUICK = {"tokens": 2000, "intervals": 10}
 FREE = ("checkpoint",)  # what may be another when a stream is gone on with
 OWN = "protocol"  # a setting that runs of other kinds have not
 LAST = ("protocol", "checkpoint", "device")  # keys at the end of the settings that a run keeps
@@ -97,4 +98,4 @@ def lasting(settings: StreamSettings) -> StreamSettings:
     paths = {"model": settings.model, "text": settings.text}
     if settings.tokenizer not in (None, "bytes"):
         paths["tokenizer"] = str(settings.tokenizer)
-    return settings.model_copy(update={name: str(Path(path).resolve()) for name, path in paths.items()})
+    return settings.model_copy(update={name: os.path.realpath(path) for name, path in paths.items()})

@@ -30,7 +30,7 @@ from lissome.recipes.language.source import lasting, opened, prepare, undone
 from lissome.recipes.language.start import begin_with, check_start
 from lissome.recipes.language.visible import asked_ids
 from lissome.recipes.training import count, device_of, trained_of
-from lissome.report.language_files import SHAPE, START, kept_step
+from lissome.report.language_files import SHAPE, START, TEXT, kept_step, read_lengths
 from lissome.report.read import read_json
 
 LOOKED_AT = 48  # characters of a sentence that the page shows attention on
@@ -86,9 +86,10 @@ def _goes_on(out: Path, resume: bool) -> bool:
 
 
 def _check_more(out: Path, settings: LanguageSettings) -> None:
-    if "imported" in read_json(out / "summary.json"):
+    if read_json(out / TEXT).get("digest") == "":  # as `convert` writes it
         raise UsageError(f"the run '{out}' was imported, and holds no training to go on with; legal is a new --out")
     read_json(out / START)  # what is damaged is told before anything is trained
+    read_lengths(out)
     steps, step = settings.training.steps, kept_step(out)
     if steps is not None and step is not None and steps < step:
         raise UsageError(

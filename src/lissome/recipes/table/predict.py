@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from lissome._errors import UsageError, unknown
-from lissome._files import write
+from lissome._files import check_room, write
 from lissome.optim import checkpoint
 from lissome.recipes.table.arrays import matrix, numbered
 from lissome.recipes.table.frame import Frame
 from lissome.recipes.table.model import TableModel, rebuilt
 from lissome.recipes.table.reading import read_table
+from lissome.recipes.training import device_of
 from lissome.report.read import TABLE, read_json
 
 READ = ("inputs", "targets", "columns", "named", "leave")  # of what a run knows, before its model
@@ -59,16 +60,20 @@ class Predictions:
         return f"{some} outside the range of training, where nothing was learnt and a KAN's splines fall to 0"
 
 
-def predict(run: str | Path, rows: str | Path | np.ndarray, out: str | Path | None = None) -> Predictions:
-    """Return what a finished run of `fit_table` says of new rows, on the CPU; the target may be absent from them.
+def predict(
+    run: str | Path, rows: str | Path | np.ndarray, out: str | Path | None = None, *, device: str = "auto"
+) -> Predictions:
+    """Return what a finished run of `fit_table` says of new rows; the target may be absent from them.
 
     Args:
         run: its directory.
         rows: a file or folder, as `fit_table` reads it, or an array (N, d).
         out: a .csv file to write, which must not exist yet; None writes nothing.
+        device: as in settings.
 
     Raises:
-        UsageError: there is no finished run, a column is missing or unknown, a cell is no number, or `out` exists.
+        UsageError: there is no finished run, the device is none, a column is missing or unknown, a cell is no number,
+            or `out` exists.
 
     Example:
         >>> import tempfile
@@ -82,12 +87,15 @@ def predict(run: str | Path, rows: str | Path | np.ndarray, out: str | Path | No
         ...     predict(f"{place}/run", np.zeros((5, 1))).values.shape
         (5, 1)
     """
-    if out is not None and Path(out).exists():
-        raise UsageError(f"'{out}' exists; name another file by --out")
+    if out is not None:
+        check_room(Path(out))
+        if Path(out).exists():
+            raise UsageError(f"'{out}' exists; name another file by --out")
     known = _known(Path(run))
     frame = read_table(rows) if isinstance(rows, str | Path) else _frame(np.asarray(rows))
     X = _inputs(frame, known)
     model = load_model(Path(run))
+    model.network.to(device_of(device))
     outside = int(model.scale.outside(X).sum())
     found = Predictions(model.roles.targets, model(X).numpy(), model.roles.classes, outside)
     if out is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def read_table(data: str | Path) -> Frame:
 
 def lasting(data: str) -> str:
     """Return the whole path of data, which holds wherever one stands; the word digits stays."""
-    return data if data == DIGITS and not Path(data).exists() else str(Path(data).resolve())
+    return data if data == DIGITS and not Path(data).exists() else os.path.realpath(data)
 
 
 def digits() -> Frame:

@@ -66,12 +66,13 @@ def fit_table(
     facts = kept(model, settings.network, settings.dtype) | _told(frame, settings, learnt, held)
     keep_memory()
     try:
-        with directory.claimed(out, settings, resume=resume), _known(out / TABLE, facts, resume):
-            go_on = resume and checkpoint.exists(out / "checkpoint")
-            result = train(model, objective, settings, out, resume=go_on, progress=progress)
+        with directory.claimed(out, settings, resume=resume):
+            with _known(out / TABLE, facts, resume):
+                go_on = resume and checkpoint.exists(out / "checkpoint")
+                result = train(model, objective, settings, out, resume=go_on, progress=progress)
+            return _finish(out, model, result, settings, facts, learnt, held or learnt)
     except Interrupted as error:
         raise Interrupted(f"{error}: `lissome fit --resume --out {out}`") from error
-    return _finish(out, model, result, settings, facts, learnt, held or learnt)
 
 
 def _drawn(frame: Frame, settings: TableSettings) -> Frame:

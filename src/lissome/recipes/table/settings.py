@@ -7,11 +7,10 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from lissome.recipes.course import double
-from lissome.recipes.settings import OPTIMIZER, NetworkSettings, Strict, TrainingSettings
+from lissome.recipes.settings import OPTIMIZER, Network, NetworkSettings, Strict, TrainingSettings
 
-Network = Literal["kan", "slim-kan", "mlp"]
 Task = Literal["auto", "regression", "classification"]
-NETWORKS, TASKS = get_args(Network), get_args(Task)
+TASKS = get_args(Task)
 FIRST = "adam"  # moves the numbers where nothing else is said: a table has many rows
 USUAL_SIZES = {"kan": (16, 1), "slim-kan": (64, 1), "mlp": (64, 2)}  # width, depth
 QUICK = {"training.steps": 100, "training.evaluate": 20, "training.checkpoint": 50, "training.compile": False}

@@ -34,31 +34,22 @@ def add() -> None:
         torch.library.register_kernel(f"lissome::{name}_backward", "cuda", back)
 
 
-def forward_adjusted(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, variant: int, detach: bool, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Return what `lissome::self_adjust` does."""
-    if shapes.refusal(q, k, v, adjusted.SHARED):
-        return _plainly(self_adjust._run)(q, k, v, table, variant, detach, scale)
-    return adjusted.forward(q, k, v, table, variant, detach, scale, precision=_precision())
+def _either(run: Callable[..., Any], operator: Any, shared: int, at: int) -> Callable[..., Any]:
+    """Return what does as `operator`: by a kernel where one takes q, k and v, its arguments from place `at` on."""
+
+    def either(*given: Any) -> Any:
+        q, k, v = given[at : at + 3]
+        if shapes.refusal(q, k, v, shared):
+            return _plainly(operator)(*given)
+        return run(*given, precision=_precision())
+
+    return either
 
 
-def backward_adjusted(
-    slope: Tensor,
-    out: Tensor,
-    known: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor | None,
-    variant: int,
-    detach: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what `lissome::self_adjust_backward` does."""
-    if shapes.refusal(q, k, v, adjusted.SHARED):
-        return _plainly(self_adjust._run_backward)(slope, out, known, q, k, v, table, variant, detach, scale)
-    return adjusted.backward(slope, out, known, q, k, v, table, variant, detach, scale, precision=_precision())
+forward_adjusted = _either(adjusted.forward, self_adjust._run, adjusted.SHARED, 0)
+backward_adjusted = _either(adjusted.backward, self_adjust._run_backward, adjusted.SHARED, 3)
+forward_compact = _either(gathered.forward, compact._run, gathered.SHARED, 0)
+backward_compact = _either(gathered.backward, compact._run_backward, gathered.SHARED, 3)
 
 
 def forward_refined(
@@ -101,33 +92,6 @@ def backward_refined(
         dq, dk, dv, of = toeplitz.backward(slope, q, k, v, numbers, out, logs, scale, residual)
         return dq, dk, dv, of.table, of.hidden, of.edge, of.inner, of.outer
     return dape.backward(slope, q, k, v, *numbers, out, logs, scale, residual, precision=_precision())
-
-
-def forward_compact(
-    q: Tensor, k: Tensor, v: Tensor, kept: Tensor, present: Tensor | None, near: int, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Return what `lissome::compact` does."""
-    if shapes.refusal(q, k, v, gathered.SHARED):
-        return _plainly(compact._run)(q, k, v, kept, present, near, scale)
-    return gathered.forward(q, k, v, kept, present, near, scale, precision=_precision())
-
-
-def backward_compact(
-    slope: Tensor,
-    out: Tensor,
-    logs: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    kept: Tensor,
-    present: Tensor | None,
-    near: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `lissome::compact_backward` does."""
-    if shapes.refusal(q, k, v, gathered.SHARED):
-        return _plainly(compact._run_backward)(slope, out, logs, q, k, v, kept, present, near, scale)
-    return gathered.backward(slope, out, logs, q, k, v, kept, present, near, scale, precision=_precision())
 
 
 def _refused(q: Tensor, k: Tensor, v: Tensor, numbers: Numbers) -> str:
