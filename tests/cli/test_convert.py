@@ -30,13 +30,6 @@ CLASSES = {"bytes": "LlamaForCausalLM", "bpe": "MistralForCausalLM", "gelu": "Ar
 
 
 @pytest.fixture(scope="session")
-def text(tmp_path_factory):
-    place = tmp_path_factory.mktemp("text") / "text.txt"
-    place.write_text("".join(f"line {i}: the sum of {i} and {i + 1} is {2 * i + 1}.\n" for i in range(120)))
-    return place
-
-
-@pytest.fixture(scope="session")
 def runs(text, tmp_path_factory):
     """Tiny runs that tests read and never change."""
     place = tmp_path_factory.mktemp("runs")
@@ -65,11 +58,6 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "folder")
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    monkeypatch.setattr(report, "language_page", lambda out: None)
 
 
 def logits(model, tokens):

@@ -7,7 +7,9 @@ import shutil
 import pytest
 import yaml
 
+from lissome.recipes import adapt
 from lissome.recipes.directory import write_json
+from lissome.recipes.settings import AdaptSettings, load
 
 QUICK = ["--points", "20", "--steps", "4", "--widths", "none"]
 NETWORK = ["--set", "solve.network.width=4"]
@@ -22,9 +24,6 @@ def unpaged(monkeypatch):
 @pytest.fixture(scope="module")
 def adapted(solved, tmp_path_factory):
     """One cell of an adaptation in single precision, and the comparison around it."""
-    from lissome.recipes import adapt
-    from lissome.recipes.settings import AdaptSettings, load
-
     out = tmp_path_factory.mktemp("runs") / "adapted"
     given = {"run": str(solved), "targets": [{"c": 1}], "methods": ["svd", "last"], "training.steps": 5}
     given |= {"training.compile": False, "points.interior": 16, "training.optimizer": "adam", "dtype": "float32"}

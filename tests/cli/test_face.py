@@ -141,3 +141,22 @@ def test_a_ctrl_c_outside_training_is_one_sentence(lissome, monkeypatch, tmp_pat
     monkeypatch.setattr("lissome.recipes.solve", stop, raising=False)
     said = lissome.complaint("pde", "solve", "poisson", "--out", tmp_path / "run", code=130)
     assert said == "lissome: stopped; nothing further was written"
+
+
+def test_show_without_a_name_lists_all_runs(lissome, solved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = lissome.complaint("show")
+    assert said == "lissome: there is no run directory 'runs'; name a run, or a directory that holds runs"
+    shutil.copytree(solved, tmp_path / "runs" / "one")
+    shutil.copytree(solved, tmp_path / "runs" / "two" / "below")
+    (tmp_path / "runs" / "two" / "below" / "summary.json").write_text("{")
+    shown = lissome("show")
+    assert "poisson (d = 2, c = 0, k = 1)" in shown
+    assert "2 runs: 1 damaged, 1 finished." in shown
+    assert "page: runs/index.html" in shown
+    rows = strict(lissome("show", "runs", "--json"))
+    assert {row["path"]: row["state"] for row in rows} == {"one": "finished", "two/below": "damaged"}
+    told = "path, parent, kind, what, figure, value, trained, seconds, begun, state, checkpoint, page, problem"
+    assert ", ".join(rows[0]) == told
+    assert strict(lissome("show", "runs/one", "--json"))[0]["family"] == "poisson"
+    assert [row["path"] for row in strict(lissome("show", "runs/two", "--json"))] == ["below"]

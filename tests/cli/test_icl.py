@@ -35,12 +35,6 @@ def asked(**more):
     return load(IncontextSettings, given=SIZES | {key.replace("__", "."): value for key, value in more.items()})
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Leave out the page, which takes seconds and is looked at in another test."""
-    monkeypatch.setattr(report, "incontext_page", lambda out: None)
-
-
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """One tiny run that tests read and copy and never change."""

@@ -41,11 +41,6 @@ def model(text, tmp_path_factory):
     return out
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    monkeypatch.setattr(report, "stream_page", lambda out: None)
-
-
 def ask(model, text, out, *more):
     return ["lm", "stream", model, "--text", text, *SIZES, "--out", out, *more]
 
