@@ -1,14 +1,15 @@
+"""Which gates each rule keeps, held to its definition, and what is refused."""
+
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
-from lissome._errors import RunError, UsageError
-from lissome.adapt import RULES, select_ranks, smoothed
-from lissome.adapt.quadratic import Quadratic
+from lissome._errors import UsageError
+from lissome.adapt import RULES, select_ranks
+from tests.adapt.cases import blocks_of, cases, chosen, few, seeded
 from tests.oracles import ranks as oracle
 
 SCORES = {
@@ -28,68 +29,6 @@ TRUTHS = {
 }
 every_truth = pytest.mark.parametrize("rule", sorted(TRUTHS))
 every_rule = pytest.mark.parametrize("rule", sorted(RULES))
-few = settings(max_examples=25, deadline=None)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-class Case:
-    """Whole numbers, so that sums are exact and ties are ties; layers and their bounds."""
-
-    def __init__(self, b, A, score, sizes, least, most, budget):
-        self.b, self.A, self.score = (np.asarray(x, dtype=float) for x in (b, A, score))
-        self.sizes, self.least, self.most, self.budget = sizes, least, most, budget
-        self.legal = oracle.finals(sizes, least, most, budget)
-
-    def loss(self, gates):
-        return oracle.model(self.b, self.A, gates)
-
-    def choose(self, rule, hessian=None, **options):
-        names = [f"layer {index}" for index in range(len(self.sizes))]
-        return select_ranks(
-            torch.from_numpy(self.b),
-            torch.from_numpy(self.A) if hessian is None else hessian,
-            self.budget,
-            rule=rule,
-            layers=dict(zip(names, self.sizes, strict=True)),
-            least=dict(zip(names, self.least, strict=True)),
-            most=dict(zip(names, self.most, strict=True)),
-            magnitude=torch.from_numpy(self.score),
-            sensitivity=torch.from_numpy(self.score),
-            loss=self.loss,
-            generator=seeded(),
-            **options,
-        )
-
-
-@st.composite
-def cases(draw, *, safe=False, bounded=True, blocks=False):
-    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3).filter(lambda s: sum(s) <= 7))
-    n = sum(sizes)
-    whole = st.integers(-6, 6)
-    upper = np.array(draw(st.lists(whole, min_size=n * n, max_size=n * n)), dtype=float).reshape(n, n)
-    A = np.triu(upper) + np.triu(upper, 1).T
-    b = np.array(draw(st.lists(whole, min_size=n, max_size=n)), dtype=float)
-    if safe:
-        np.fill_diagonal(A, np.abs(np.diag(A)))
-        b = np.minimum(b, np.diag(A) / 2)
-    if blocks:
-        owner = np.repeat(np.arange(len(sizes)), sizes)
-        A[owner[:, None] != owner] = 0.0
-    if not b.any() and not A.any():
-        A[0, 0] = 1.0
-    score = draw(st.lists(whole, min_size=n, max_size=n))
-    least = [draw(st.integers(0, s)) if bounded else 0 for s in sizes]
-    most = [draw(st.integers(low, s + 1)) if bounded else s for low, s in zip(least, sizes, strict=True)]
-    return Case(b, A, score, sizes, least, most, draw(st.integers(sum(least), n)))
-
-
-def chosen(choice):
-    """Return the kept terms, numbered over all layers."""
-    starts = np.cumsum([0, *choice.layers.values()])
-    return tuple(int(start) + i for start, kept in zip(starts, choice.kept.values(), strict=False) for i in kept)
 
 
 @every_truth
@@ -131,181 +70,6 @@ def test_blocks_are_a_block_diagonal_matrix(rule, case):
     assert apart.predicted == whole.predicted
     assert not apart.crossed
     assert apart.certificate.endswith("; curvature between layers was left out")
-
-
-def blocks_of(case):
-    ends = np.cumsum(case.sizes)
-    return [
-        torch.from_numpy(case.A[stop - size : stop, stop - size : stop])
-        for size, stop in zip(case.sizes, ends, strict=True)
-    ]
-
-
-@few
-@given(case=cases(blocks=True))
-def test_blocks_are_compensated_as_a_block_diagonal_matrix(case):
-    assume(solvable(case, chosen(case.choose("reverse"))))
-    whole, apart = (case.choose("reverse", hessian, compensate=True) for hessian in (None, blocks_of(case)))
-    assert apart.damping == pytest.approx(whole.damping)
-    torch.testing.assert_close(apart.gates, whole.gates, rtol=1e-6, atol=1e-6)
-
-
-@few
-@given(case=cases())
-def test_compensation_solves_for_the_kept_gates(case):
-    plain = case.choose("reverse")
-    kept = list(chosen(plain))
-    assume(solvable(case, kept))
-    choice = case.choose("reverse", compensate=True)
-    assert choice.kept == plain.kept
-    if choice.damping:
-        inner = case.A[np.ix_(kept, kept)]
-        start, lowest = 1e-6 * np.abs(np.diag(inner)).mean(), np.linalg.eigvalsh(inner)[0]
-        assert lowest + choice.damping / 2 > -1e-9
-        assert choice.damping == pytest.approx(start) or lowest + choice.damping / 20 < 1e-9
-    truth = oracle.compensated(case.b, case.A, kept, choice.damping) if choice.damping else plain.gates.numpy()
-    np.testing.assert_allclose(choice.gates.numpy(), truth, rtol=1e-6, atol=1e-6)
-    assert choice.predicted == pytest.approx(case.loss(choice.gates.tolist()), rel=1e-6, abs=1e-6)
-    assert choice.predicted <= plain.predicted + 1e-9
-
-
-def solvable(case, kept):
-    """Say whether the kept terms have a curvature, or nothing to compensate."""
-    kept, cut = list(kept), list(oracle.without(len(case.b), kept))
-    slope = case.b[kept] - case.A[np.ix_(kept, cut)].sum(1)
-    return bool(np.diag(case.A)[kept].any()) or not slope.any()
-
-
-@pytest.mark.parametrize("curvature", [-1.0, -3.0, -0.7])
-def test_a_damping_never_just_cancels_a_negative_curvature(curvature):
-    A = torch.diag(torch.tensor([curvature, curvature], dtype=torch.float64))
-    choice = select_ranks(torch.ones(2, dtype=torch.float64), A, 1, compensate=True)
-    assert choice.damping == pytest.approx(-10 * curvature)
-    assert choice.values["all"].item() == pytest.approx(1 + 1 / (9 * curvature))
-
-
-def test_compensated_change_is_the_surgeons_formula():
-    drawn = torch.randn(9, 6, generator=seeded(1), dtype=torch.float64)
-    A, b = drawn.T @ drawn, torch.randn(6, generator=seeded(2), dtype=torch.float64)
-    choice = select_ranks(b, A, 3, compensate=True)
-    S, C = list(choice.kept["all"]), list(oracle.without(6, choice.kept["all"]))
-    slope = b[S] - A[S][:, C].sum(1)
-    formula = -b[C].sum() + A[C][:, C].sum() / 2 - slope @ torch.linalg.solve(A[S][:, S], slope) / 2
-    assert choice.predicted == pytest.approx(float(formula), rel=1e-5)
-    assert choice.values["all"].tolist() == choice.gates[S].tolist() != [1.0, 1.0, 1.0]
-
-
-def test_a_compensated_gate_may_be_0_and_its_term_still_stays():
-    choice = select_ranks(torch.zeros(2), torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), 1, compensate=True)
-    assert choice.ranks == {"all": 1}
-    assert choice.values["all"].abs().max() < 1e-5
-
-
-def test_gains_on_the_path_alone_give_no_bound():
-    A = torch.zeros(6, 6, dtype=torch.float64)
-    A[0, 1:] = A[1:, 0] = 1.0
-    A[0, 0] = -7.8
-    b = torch.zeros(6, dtype=torch.float64)
-    nothing = oracle.change(b, A, range(6))
-    for rule in ("greedy", "sublora"):
-        choice = select_ranks(b, A, 4, rule=rule)
-        assert nothing - choice.predicted == pytest.approx(1.1)
-    assert nothing - select_ranks(b, A, 4, rule="exhaustive").predicted == pytest.approx(4.0)
-    assert "1 - 1/e does not hold: 1 of 6 diagonal entries are negative, this is no minimum" in choice.certificate
-
-
-@few
-@given(case=cases(safe=True, bounded=False))
-def test_the_bound_holds_where_it_is_claimed(case):
-    choice = case.choose("sublora")
-    assert "the bound 1 - 1/e holds:" in choice.certificate
-    assert within(case, choice, 1 / math.e)
-
-
-@few
-@given(case=cases(safe=True))
-def test_half_is_claimed_where_layers_have_bounds(case):
-    choice = case.choose("sublora")
-    fraction = 1 / math.e if "the bound 1 - 1/e holds:" in choice.certificate else 1 / 2
-    assert fraction != 1 / 2 or "the bound 1/2 holds, 1/2 since layers have bounds" in choice.certificate
-    assert within(case, choice, fraction)
-
-
-@few
-@given(case=cases(bounded=False))
-def test_no_bound_is_claimed_unless_the_curvature_allows_it(case):
-    choice, diagonal = case.choose("sublora"), np.diag(case.A)
-    safe = bool((diagonal >= 0).all() and (diagonal / 2 >= case.b).all())
-    assert ("1 - 1/e holds" in choice.certificate) == safe
-    assert ("1 - 1/e does not hold" in choice.certificate) == (not safe)
-    assert not safe or within(case, choice, 1 / math.e)
-
-
-def within(case, choice, fraction):
-    """Say whether the projected model at a choice is near its best set, by looking at all of them."""
-    n, A = len(case.b), oracle.projected(case.A)
-    best = oracle.change(case.b, A, oracle.without(n, oracle.exhaustive(case.b, A, case.legal)))
-    found = oracle.change(case.b, A, oracle.without(n, chosen(choice)))
-    return found <= best + fraction * (oracle.change(case.b, A, range(n)) - best) + 1e-9
-
-
-def test_half_is_all_that_greedy_may_reach_where_layers_have_bounds():
-    """Keeping j gains -b_j and the pairs that it is the first to touch; of the first two terms one may stay."""
-    b, A = torch.tensor([0.0, -1.0, 0.0]), torch.zeros(3, 3)
-    A[0, 2] = A[2, 0] = 1.0
-    layers, most = {"pair": 2, "other": 1}, {"pair": 1}
-    found, best = (select_ranks(b, A, 2, rule=rule, layers=layers, most=most) for rule in ("sublora", "exhaustive"))
-    assert "the bound 1/2 holds" in found.certificate
-    nothing = select_ranks(b, A, 0).predicted
-    assert (nothing - found.predicted, nothing - best.predicted) == (1.0, 2.0)
-
-
-@few
-@given(case=cases(bounded=False))
-def test_submodular_is_no_negative_pair(case):
-    n = len(case.b)
-    off = case.A[~np.eye(n, dtype=bool)]
-    assert oracle.submodular(case.b, case.A) == bool((off >= 0).all())
-    model = Quadratic(case.b, (case.A,)).projected()
-    assert np.array_equal(model.blocks[0], oracle.projected(case.A))
-    assert oracle.submodular(case.b, model.blocks[0])
-
-
-@few
-@given(case=cases(), seed=st.integers(0, 100))
-def test_projection_is_the_nearest(case, seed):
-    n = len(case.b)
-    other = np.random.default_rng(seed).normal(size=(n, n)) + oracle.projected(case.A)
-    other = (other + other.T) / 2
-    other = np.where(np.eye(n, dtype=bool), other, np.maximum(other, 0.0))
-    (found,) = Quadratic(case.b, (case.A,)).projected().blocks
-    assert np.linalg.norm(found - case.A) <= np.linalg.norm(other - case.A)
-
-
-def test_what_was_projected_is_counted():
-    A = torch.tensor([[2.0, -3.0, 4.0], [-3.0, 2.0, 0.0], [4.0, 0.0, 2.0]])
-    certificate = select_ranks(torch.zeros(3), A, 2, rule="sublora").certificate
-    assert certificate.startswith("1 of 3 pairs had negative curvature, 0.6 of the off-diagonal norm, projected to 0;")
-    assert certificate.endswith("of the projected model and not of the loss")
-
-
-def test_a_gradient_above_half_the_curvature_takes_the_bound():
-    certificate = select_ranks(torch.tensor([0.75, 0.0]), torch.eye(2), 1, rule="sublora").certificate
-    assert certificate.endswith("the bound 1 - 1/e does not hold: A_jj / 2 < b_j for 1 of 2 terms")
-
-
-@pytest.mark.parametrize(
-    ("rule", "words"),
-    [
-        ("exhaustive", "the best set of the model, which is not the loss"),
-        ("swap", "no exchange of one kept and one cut term betters the model, to rounding"),
-        ("measured", "no exchange of one kept and one cut term lowers the loss, to rounding"),
-        ("reverse", "no bound is known for this rule"),
-    ],
-)
-def test_certificates_of_other_rules(rule, words):
-    choice = select_ranks(torch.ones(3), torch.eye(3), 1, rule=rule, loss=lambda gates: gates.sum())
-    assert choice.certificate == words
 
 
 def test_exhaustive_search_of_20_terms_is_no_worse_than_any_rule():
@@ -392,87 +156,6 @@ def test_random_follows_its_generator():
     assert first == same != other
 
 
-def test_measured_takes_infinite_losses_for_the_worst():
-    def loss(gates):
-        return math.nan if gates[0] == 0 else math.inf if gates[1] == 0 else float(gates.sum())
-
-    assert select_ranks(torch.ones(4), torch.eye(4), 2, rule="measured", loss=loss).kept == {"all": (0, 1)}
-    with pytest.raises(RunError, match="^after 2 cuts, the loss is not finite whichever term is cut next"):
-        select_ranks(torch.ones(4), torch.eye(4), 1, rule="measured", loss=loss)
-
-
-def test_measured_evaluates_each_set_once():
-    asked = []
-    loss = lambda gates: asked.append(tuple(gates.tolist())) or float(gates.sum())  # noqa: E731
-    select_ranks(torch.ones(8), torch.eye(8), 4, rule="measured", loss=loss)
-    assert len(set(asked)) == len(asked)
-    assert 8 + 7 + 6 + 5 <= len(asked) <= 8 + 7 + 6 + 5 + 2 * (1 + 4 * 4)
-
-
-@few
-@given(cases(), st.integers(0, 2**16))
-def test_measured_ends_where_no_exchange_lowers_the_loss(case, seed):
-    n = len(case.b)
-    drawn = torch.rand(2**n, generator=seeded(seed), dtype=torch.float64).tolist()  # any function of sets at all
-    assume(case.A.any() or case.b.any())
-
-    def of(kept):
-        return drawn[sum(2**i for i in kept)]
-
-    case.loss = lambda gates: of(gates.nonzero().flatten().tolist())
-    kept = chosen(case.choose("measured"))
-    start = oracle.backward(lambda C, j: of(oracle.without(n, (*C, j))), n, case.legal)
-    assert of(kept) <= min(
-        of(final) for final in (start, *case.legal) if len({*final} - {*kept}) <= 1 or final == start
-    )
-
-
-def test_measuring_returns_a_copy_that_knows_the_loss():
-    A = torch.tensor([[2.0, 1.0], [1.0, 4.0]], dtype=torch.float64)
-    choice = select_ranks(torch.zeros(2, dtype=torch.float64), A, 1)
-    after = choice.measure(lambda g: 5.0 + (g - 1) @ A @ (g - 1) / 2)
-    assert (choice.before, choice.measured) == (None, None)
-    assert after.before == 5.0
-    assert after.measured == pytest.approx(choice.predicted) == 1.0
-    assert after.seconds > choice.seconds > 0
-    assert after.kept == choice.kept
-    assert str(after).splitlines() == [
-        "reverse keeps 1 of 2 terms: all 1 of 2",
-        "change of the loss: predicted 1, measured 1 from 5",
-        "no bound is known for this rule",
-    ]
-
-
-@pytest.mark.parametrize(("value", "where"), [(1.0, "with all gates 1"), (0.0, "at the gates that 'reverse' chose")])
-def test_measuring_a_loss_that_is_not_finite_fails(value, where):
-    choice = select_ranks(torch.zeros(2), torch.eye(2), 1)
-    with pytest.raises(RunError, match=f"^the loss is nan {where}; legal is a finite number"):
-        choice.measure(lambda gates: torch.tensor(math.nan if gates.min() == value else 1.0))
-
-
-def test_many_layers_are_not_all_told():
-    choice = select_ranks(torch.ones(10), torch.eye(10), 5, layers={f"l{index}": 1 for index in range(10)})
-    assert "and 2 more layers\n" in str(choice)
-    assert "l8" not in str(choice)
-
-
-@few
-@given(
-    st.lists(st.lists(st.floats(-5, 5), min_size=3, max_size=3), min_size=1, max_size=6),
-    st.sampled_from([0.0, 0.5, 0.85]),
-    st.sampled_from([0.0, 0.85]),
-)
-def test_smoothed_is_sensitivity_times_uncertainty(rows, beta1, beta2):
-    found = smoothed(torch.tensor(rows, dtype=torch.float64), beta1, beta2)
-    np.testing.assert_allclose(found.numpy(), oracle.smoothed(np.array(rows), beta1, beta2), rtol=1e-9, atol=1e-12)
-
-
-def test_a_gradient_that_never_changes_sign_or_size_still_has_a_score():
-    steady = smoothed(torch.tensor([[1.0, 2.0]]).repeat(5, 1))
-    assert steady[1] == pytest.approx(4 * float(steady[0]))
-    assert steady[0] > 0
-
-
 I3 = torch.eye(3)
 
 
@@ -556,17 +239,3 @@ I3 = torch.eye(3)
 def test_bad_input_is_a_sentence(gradient, hessian, budget, options, words):
     with pytest.raises(UsageError, match=words):
         select_ranks(gradient, hessian, budget, **options)
-
-
-@pytest.mark.parametrize(
-    ("gradients", "betas", "words"),
-    [
-        (torch.ones(3), (0.5, 0.5), r"^gradients has shape \(3,\); legal is \(batches, n\)"),
-        (torch.ones(0, 3), (0.5, 0.5), r"^gradients has shape \(0, 3\)"),
-        (torch.ones(2, 3), (1.0, 0.5), "^beta1 is 1.0; legal is a number from 0 to below 1$"),
-        (torch.ones(2, 3), (0.5, -0.1), "^beta2 is -0.1"),
-    ],
-)
-def test_bad_scores_are_sentences(gradients, betas, words):
-    with pytest.raises(UsageError, match=words):
-        smoothed(gradients, *betas)

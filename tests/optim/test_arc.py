@@ -1,4 +1,4 @@
-"""The cubic family: one iteration, its members, and the torch optimizer on top."""
+"""The cubic family: one iteration, its rounding, its settings and its chords."""
 
 import math
 from dataclasses import replace
@@ -8,29 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lissome._errors import RunError, UsageError
-from lissome.optim.arc import ARC, PRESETS, Outcome, Settings, advance, begin, minimize, preset
-from lissome.optim.control import CONTROLS, Trial
+from lissome._errors import UsageError
+from lissome.optim.arc import PRESETS, Outcome, Settings, advance, begin, minimize, preset
 from lissome.optim.cubic import Exact
-from lissome.optim.momentum import MOMENTA, Place
-from lissome.optim.oracle import Oracle, differentiable
+from lissome.optim.oracle import Oracle
 from tests.optim.functions import FUNCTIONS
-from tests.optim.problems import network
+from tests.optim.starts import oracle_of, rosenbrock, start
 
 DEFAULT = PRESETS["default"]
 every_preset = pytest.mark.parametrize("name", PRESETS)
-
-
-def rosenbrock(x):
-    return 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
-
-
-def start(*numbers, dtype=torch.float64):
-    return torch.tensor(numbers, dtype=dtype)
-
-
-def oracle_of(f, p=2, dtype=torch.float64, dense=True):
-    return differentiable(f, torch.zeros(p, dtype=dtype), dense=dense)
 
 
 class TestIteration:
@@ -220,42 +206,6 @@ class TestSettings:
             Settings(**changes)
 
 
-class TestControl:
-    step = Exact(torch.eye(2).double(), torch.ones(2).double()).cubic(1.0)
-
-    def trial(self, rho, f=1.0, excess=0.0):
-        return Trial(self.step, f, rho, excess, 0.25)
-
-    def test_published_sigma_falls_to_the_gradient_and_doubles(self):
-        rule = CONTROLS["gradient"]
-        assert rule.accepted(1.0, self.trial(0.95)) == 0.25
-        assert rule.accepted(0.1, self.trial(0.95)) == 0.1
-        assert rule.accepted(1.0, self.trial(0.5)) == 1.0
-        assert refuse(rule, 1.0, self.trial(0.0)) == 2.0
-
-    def test_interpolation_names_the_sigma_that_would_have_foretold_the_trial(self):
-        rule = CONTROLS["interpolate"]
-        assert rule.start(3.0, 2.0) == pytest.approx(0.0135)
-        foretold = 10 * self.step.norm**3 / 3
-        assert refuse(rule, 1.0, self.trial(-1, excess=foretold)) == pytest.approx(10)
-        assert refuse(rule, 1.0, self.trial(-1, excess=foretold / 100)) == 3
-        assert refuse(rule, 1.0, self.trial(-1, excess=foretold * 100)) == 100
-        assert refuse(rule, 1.0, self.trial(-math.inf, f=math.nan)) == 100
-
-    def test_a_sigma_that_does_not_act_is_not_lowered(self):
-        rule = CONTROLS["interpolate"]
-        assert rule.accepted(1.0, self.trial(0.95)) == 0.5
-        idle = replace(self.trial(0.95), step=replace(self.step, slope=-1.0, curvature=0.995))
-        assert rule.accepted(1.0, idle) == 1.0
-
-    def test_a_radius_grows_at_the_boundary_only(self):
-        rule, norm = CONTROLS["radius"], self.step.norm
-        assert rule.accepted(norm, self.trial(0.8)) == 2 * norm
-        assert rule.accepted(3 * norm, self.trial(0.8)) == 3 * norm
-        assert rule.accepted(norm, self.trial(0.2)) == norm / 4
-        assert refuse(rule, norm, self.trial(0.0)) == norm / 4
-
-
 class TestChords:
     """Steps after a Newton step that use its Hessian again."""
 
@@ -284,224 +234,3 @@ class TestChords:
             again = Exact(B - shift * torch.eye(40), g)
             again.aim(-2 * g)
             torch.testing.assert_close(again.cubic(0.7).s, Exact(B - shift * torch.eye(40), -2 * g).cubic(0.7).s)
-
-
-class TestMomentum:
-    def moved(self, name, f, y, d, s=None, tau=0.5):
-        s = d if s is None else s
-        return MOMENTA[name](oracle_of(f), Place(y, float(f(y)), s, tau, y - d))
-
-    @pytest.mark.parametrize("name", MOMENTA)
-    def test_no_rule_lets_f_rise(self, name):
-        y, d = start(1.0, 1.0), start(1.0, 0.0)
-        assert self.moved(name, lambda x: (x - 1).square().sum(), y, d).f == 0
-        assert self.moved(name, rosenbrock, start(-1.2, 1.0), d).f <= float(rosenbrock(start(-1.2, 1.0)))
-
-    def test_beta_by_rule(self):
-        f, y, d = (lambda x: -x.sum()), torch.zeros(2).double(), start(0.3, 0.4)
-        assert self.moved("none", f, y, d).beta == 0
-        assert self.moved("fixed", f, y, d).beta == 0.9
-        assert self.moved("published", f, y, d).beta == 0.5
-        assert self.moved("published", f, y, d, s=10 * d).beta == 0.9
-        assert self.moved("wang", lambda x: f(x) / 10, y, d).beta == pytest.approx(0.1 * 2**0.5)
-
-    def test_search_doubles_as_long_as_f_falls(self):
-        moved = self.moved("search", lambda x: (x - 5).square().sum(), torch.zeros(2).double(), torch.ones(2).double())
-        assert moved.beta == 4
-        assert moved.f == 2
-
-    @pytest.mark.parametrize("name", ["search", "plane"])
-    def test_a_newton_step_is_not_moved(self, name):
-        oracle = oracle_of(lambda x: x.sum())
-        MOMENTA[name](oracle, Place(start(1.0, 1.0), 2.0, start(1.0, 0.0), 0.001, start(0.0, 1.0)))
-        assert oracle.counts.evaluations == oracle.counts.gradients == 0
-
-    def test_plane_minimises_over_the_plane(self):
-        def f(x):
-            return (x - start(2.0, -1.0)).pow(4).sum() + (x - start(2.0, -1.0)).square().sum()
-
-        y, d, s = torch.zeros(2).double(), start(1.0, 0.2), start(0.1, 1.0)
-        plane, line = self.moved("plane", f, y, d, s), self.moved("search", f, y, d, s)
-        assert plane.f < 0.2 < 2 < line.f
-        assert self.moved("plane", rosenbrock, start(-1.2, 1.0), start(1.0, 1.0), s=start(2.0, 2.0)).f < 24
-
-
-class TestOptimizer:
-    x = torch.linspace(-1, 1, 20, dtype=torch.float64)[:, None]
-
-    def closure(self, model):
-        return lambda: (model(self.x) - torch.sin(3 * self.x)).square().mean()
-
-    @pytest.mark.parametrize("subproblem", ["auto", "exact", "krylov"])
-    def test_a_network_is_fitted(self, subproblem):
-        model = network()
-        optimizer = ARC(model.parameters(), subproblem=subproblem)
-        losses = [float(optimizer.step(self.closure(model))) for _ in range(30)]
-        assert losses[-1] < 1e-6
-        assert losses == sorted(losses, reverse=True)
-        assert report(optimizer).accepted
-        assert report(optimizer).before == losses[-1]
-        assert (report(optimizer).products > 0) == (subproblem == "krylov")
-        assert all(p.grad is None for p in model.parameters())
-
-    def test_the_optimizer_and_the_function_agree(self):
-        p = torch.nn.Parameter(start(-1.2, 1.0))
-        optimizer = ARC([p])
-        for _ in range(5):
-            optimizer.step(lambda: rosenbrock(p))
-        found = minimize(oracle_of(rosenbrock), start(-1.2, 1.0), iterations=5)
-        assert torch.equal(p, found.x)
-
-    def test_a_step_that_cannot_improve_says_so(self):
-        p = torch.nn.Parameter(torch.ones(2).double())
-        optimizer = ARC([p])
-        optimizer.step(lambda: rosenbrock(p))
-        assert not report(optimizer).accepted
-        assert report(optimizer).outcome is Outcome.CONVERGED
-        assert p.tolist() == [1, 1]
-
-    def test_the_function_may_change_between_steps(self):
-        p = torch.nn.Parameter(torch.zeros(2).double())
-        optimizer = ARC([p])
-        for target in (1.0, 5.0):
-            for _ in range(8):
-                optimizer.step(lambda t=target: (p - t).square().sum() + 1)
-            torch.testing.assert_close(p.detach(), torch.full((2,), target).double())
-
-    @pytest.mark.parametrize("form", [lambda B: B, lambda B: Operator(B)])
-    def test_a_hessian_of_ones_own_is_used(self, form):
-        p, calls = torch.nn.Parameter(start(3.0, -2.0)), []
-
-        def hessian():
-            calls.append(p.detach().clone())
-            return form(torch.diag(12 * p.detach() ** 2))
-
-        optimizer = ARC([p], hessian=hessian)
-        before = p.detach().clone()
-        optimizer.step(lambda: p.pow(4).sum())
-        assert len(calls) == 1
-        assert torch.equal(calls[0], before)
-        twin = torch.nn.Parameter(before)
-        ARC([twin], subproblem="exact").step(lambda: twin.pow(4).sum())
-        torch.testing.assert_close(p, twin)
-
-    def test_an_operator_without_a_matrix_cannot_be_solved_exactly(self):
-        p = torch.nn.Parameter(start(3.0, -2.0))
-        optimizer = ARC([p], hessian=lambda: Operator(torch.eye(2).double()), subproblem="exact")
-        with pytest.raises(
-            UsageError, match=r"^a Hessian of type Operator has no dense\(\), .* take 'krylov' or 'auto'$"
-        ):
-            optimizer.step(lambda: p.pow(4).sum())
-        assert p.tolist() == [3, -2]
-
-    def test_groups_are_one_vector_and_lr_is_not_read(self):
-        a, b = (torch.nn.Parameter(start(v)) for v in (-1.2, 1.0))
-        optimizer = ARC([{"params": [a]}, {"params": [b], "lr": 1e-9}], lr=1e-9)
-        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-        for _ in range(5):
-            optimizer.step(lambda: rosenbrock(torch.cat([a, b])))
-            scheduler.step()
-        expected = minimize(oracle_of(rosenbrock), start(-1.2, 1.0), iterations=5).x
-        assert torch.equal(torch.cat([a, b]).detach(), expected)
-
-    def test_a_loss_that_leaves_parameters_out_is_fine(self):
-        a, b = torch.nn.Parameter(torch.ones(2).double()), torch.nn.Parameter(torch.ones(3).double())
-        for subproblem in ("exact", "krylov"):
-            ARC([a, b], subproblem=subproblem).step(lambda: a.pow(4).sum())
-        assert b.tolist() == [1, 1, 1]
-        assert float(a.detach().abs().max()) < 1
-
-    @pytest.mark.parametrize(
-        ("closure", "words"),
-        [
-            (lambda p: 1.0, "^the closure returns a float; legal is the loss"),
-            (lambda p: p * 2, r"^the closure returns a tensor of shape \(2,\); legal is a scalar"),
-            (lambda p: p.detach().sum(), "^the closure returns a loss without a graph"),
-            (lambda p: spent(p), "^the closure has freed its graph; return the loss without calling backward"),
-        ],
-    )
-    def test_a_wrong_closure_is_a_sentence_and_moves_nothing(self, closure, words):
-        p = torch.nn.Parameter(torch.ones(2).double())
-        with pytest.raises(UsageError, match=words):
-            ARC([p]).step(lambda: closure(p))
-        assert p.tolist() == [1, 1]
-
-    def test_no_closure_is_a_sentence(self):
-        with pytest.raises(UsageError, match=r"^ARC\.step needs a closure"):
-            ARC([torch.nn.Parameter(torch.ones(2))]).step()
-
-    @pytest.mark.parametrize("factor", [math.nan, math.inf])
-    def test_a_loss_that_is_not_finite_moves_nothing(self, factor):
-        p = torch.nn.Parameter(torch.ones(2).double())
-        with pytest.raises(RunError, match="^the loss is (nan|inf) .* the parameters are as they were"):
-            ARC([p]).step(lambda: p.sum() * factor)
-        assert p.tolist() == [1, 1]
-
-    def test_a_trial_that_is_not_finite_is_rejected(self):
-        p = torch.nn.Parameter(start(5.0, 1e-3))
-        optimizer = ARC([p], sigma=1e-9)
-        optimizer.step(lambda: (p - p.log()).sum())
-        assert report(optimizer).rejected > 0
-        assert report(optimizer).accepted
-
-    @pytest.mark.parametrize(
-        ("p", "words"),
-        [
-            (torch.eye(2).to_sparse().requires_grad_(), "^parameter 0 is sparse"),
-            (torch.ones(2, dtype=torch.complex64, requires_grad=True), "^parameter 0 has dtype torch.complex64"),
-            (torch.ones(2), "^parameter 0 does not require gradients"),
-        ],
-    )
-    def test_parameters_of_the_wrong_kind_are_refused(self, p, words):
-        with pytest.raises(UsageError, match=words):
-            ARC([p])
-
-    def test_too_many_numbers_for_the_exact_path_name_the_other(self):
-        p = torch.nn.Parameter(torch.ones(6000))
-        with pytest.raises(UsageError, match="there are 6000; take 'krylov'$"):
-            ARC([p], subproblem="exact")
-        optimizer = ARC([p])
-        optimizer.step(lambda: p.pow(4).sum())
-        assert report(optimizer).hessians == 0
-        assert report(optimizer).products > 0
-
-    def test_the_measured_choice_is_made_once_and_survives(self):
-        p = torch.nn.Parameter(torch.ones(200).double())
-        optimizer = ARC([p])
-        optimizer.step(lambda: p.pow(4).sum())
-        chosen = optimizer.param_groups[0]["dense"]
-        assert chosen in (True, False)
-        saved = optimizer.state_dict()
-        saved["param_groups"][0]["dense"] = not chosen
-        twin = ARC([p])
-        twin.load_state_dict(saved)
-        twin.state.clear()
-        twin.step(lambda: p.pow(4).sum())
-        assert bool(report(twin).hessians) is (not chosen)
-
-
-def refuse(rule, sigma, trial):
-    assert rule.rejected is not None
-    return rule.rejected(sigma, trial)
-
-
-def report(optimizer):
-    assert optimizer.report is not None
-    return optimizer.report
-
-
-class Operator:
-    """A matrix known by its products only."""
-
-    def __init__(self, B):
-        self.B, self.shape = B, B.shape
-
-    def __matmul__(self, other):
-        return self.B @ other
-
-
-def spent(p):
-    loss = p.pow(4).sum()
-    loss.backward()
-    p.grad = None
-    return loss
