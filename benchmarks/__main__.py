@@ -39,6 +39,7 @@ TRIALS = (
     "records",
     "adaptation",
     "arcm",
+    "combinations",
 )
 BENCHMARKS = (*RACES, *TRIALS)
 

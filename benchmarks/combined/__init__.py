@@ -1,0 +1,1 @@
+"""Combinations of methods, each beside itself without one of its parts, from the same start and seed."""
