@@ -5,7 +5,7 @@ PEERS := .venv-peers/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint docs wheel bench clean
+.PHONY: help demo test test-all lint docs readme wheel bench clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,10 +25,11 @@ test: $(READY) ## the quick tests
 test-all: $(READY) ## all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2
 
-lint: $(READY) ## style, docstrings, types of the public API
+lint: $(READY) ## style, docstrings, types of the public API, numbers of the README
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python -m benchmarks.readme --check
 
 .venv/.docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
@@ -36,6 +37,9 @@ lint: $(READY) ## style, docstrings, types of the public API
 
 docs: .venv/.docs ## the pages, one per paper and the reference as a site, build/docs/index.html
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -d build/doctrees docs build/docs
+
+readme: $(READY) ## the numbers of README.md and docs/optimizers.md, from benchmarks/results/
+	$(BIN)/python -m benchmarks.readme
 
 wheel: $(READY) ## sdist and wheel in dist/, run in an environment of the core dependencies alone
 	rm -rf dist

@@ -6,11 +6,11 @@ of 79 tokens are 6 * 0.79e6 * 632 * 20 = 60 GFLOP, 0.6 s at 100 GFLOP/s of one c
 
 The expectation. An iteration is a call of the same layer, whose weights lie in the cache already, and gradients of 20
 iterations are added where 20 layers write 20: 0.97 to 1.03 times the plain layers; at most 1.05 is wanted. Checkpoints
-before each 4 iterations, and before each within the 4 that are run again, cost the forward pass 1.75 times more: 1.6 of
-the whole, and a functional call for each; at most 1.65 is wanted. Memory: a layer holds 18 numbers of the width for each
-token, and checkpoints 5 and 3, so that 8 + 18 remain of 366, and beside them what the backward pass of one layer needs
-for a moment and the gradient of the weights, twice: a twelfth; a tenth is wanted. One checkpoint an iteration would
-leave 20 + 18: an eighth, for 1.35 times the time.
+before each 4 iterations, and before each within the 4 that are run again, cost 1.75 forward passes: 1.6 of the whole,
+and a functional call for each; at most 1.65 is wanted. Memory: a layer holds 18 numbers of the width for each token,
+and checkpoints 5 and 3, so that 8 + 18 remain of 366, and beside them what the backward pass of one layer needs for a
+moment and the gradient of the weights, twice: a twelfth; a tenth is wanted. One checkpoint an iteration would leave
+20 + 18: an eighth, for 1.35 times the time.
 """
 
 from __future__ import annotations
