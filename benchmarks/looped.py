@@ -24,6 +24,7 @@ from torch import Tensor
 from benchmarks.race import Contestant
 from benchmarks.registry import Benchmark, Cell, Target, agree
 from lissome.models import BODIES, Looped, LoopedShape
+from lissome.models.decoder import draw_layers
 
 PLAIN, OURS, AGAIN = "20 plain layers", "20 iterations", "20 iterations, checkpointed"
 T = 20
@@ -34,11 +35,11 @@ SIZES = {  # width, heads, prompts, tokens
 }
 
 
-def _step(body: Looped, x: Tensor) -> Contestant:
+def _step(body: Looped, x: Tensor, y: Tensor) -> Contestant:
     weights = list(body.parameters())
 
     def step() -> list[Tensor]:
-        loss = body(x).square().mean()
+        loss = (body(x) - y).square().mean()  # of what is normed the mean square alone would be 1
         return [loss.detach(), *torch.autograd.grad(loss, weights)]
 
     return step
@@ -58,14 +59,15 @@ def steps(width: int, heads: int, prompts: int, tokens: int) -> dict[str, Contes
     """Return the contestants, all with the weights of one layer, once each is known to compute the same."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    x = torch.randn(prompts, tokens, width)
+    x, y = torch.randn(2, prompts, tokens, width)
     loop = Looped(LoopedShape(width=width, heads=heads, **ALONE))  # type: ignore[arg-type]
+    draw_layers(loop, width, T)  # a new body is the identity, on which contestants agree whatever they iterate
     again = Looped(loop.shape, checkpoint=True)
     again.load_state_dict(loop.state_dict())
     plain = Looped(LoopedShape(width=width, heads=heads, **{**BODIES["plain"], "pre": T}))
     for block in plain.pre.blocks:
         block.load_state_dict(loop.loop.blocks[0].state_dict())
-    found = {PLAIN: _step(plain, x), OURS: _step(loop, x), AGAIN: _step(again, x)}
+    found = {name: _step(body, x, y) for name, body in ((PLAIN, plain), (OURS, loop), (AGAIN, again))}
     truth = found[OURS]()
     agree(PLAIN, _summed(plain, found[PLAIN]), truth, 1e-4)  # type: ignore[arg-type]
     agree(AGAIN, found[AGAIN](), truth, 0.0)

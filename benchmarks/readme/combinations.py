@@ -20,8 +20,9 @@ def block() -> str:
         return "None is measured yet."
     notes = "; ".join(kept.load("combinations")["notes"])
     words = (
-        "Each beside itself without one of its parts, from the same start; the mean and, in brackets, least and "
-        "greatest over the seeds, of the other's error over that of the combination, or of its nats less those. "
+        "Each beside itself without one of its parts, from the same start; the mean (of ratios the geometric one) and, "
+        "in brackets, least and greatest over the seeds, of the other's error over that of the combination, or of its "
+        "nats less those. "
         f"To know: {notes}."
     )
     table = kept.table(HEADS, [_row(one, rows) for one, rows in told])

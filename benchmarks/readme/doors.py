@@ -61,8 +61,8 @@ def language() -> str:
         f"and holds {bounded} MB at most in place of {whole}; a training step of {steps} is {times(step.median)} times "
         f"as fast. What it costs is measured too: the last tenth of a long stream has {level} times the perplexity of "
         "the first, and beside the best of windows, fixed places and random ids of as many keys, in small models, the "
-        f"perplexity is {beside} times as high. Ranks chosen while a LoRA trains end at {chosen} times the perplexity "
-        "of peft's AdaLoRA.\n\n" + kept.sources(_sources())
+        f"perplexity is {beside} times as high. Ranks chosen while a LoRA trains, by AdaLoRA's rule with lasting cuts, "
+        f"end at {chosen} times the perplexity of peft's AdaLoRA.\n\n" + kept.sources(_sources())
     )
 
 

@@ -30,7 +30,7 @@ class Guide(NamedTuple):
 
 GUIDES = {
     "svd-pinns": Guide(("family", "adapters"), ("lissome pde adapt RUN --parameter c=2 --method svd",)),
-    "arcm": Guide(("optimizers", "choosing"), ("lissome pde solve heat --optimizer arc",)),
+    "arcm": Guide(("optimizers", "choosing"), ("lissome pde solve heat --optimizer arcm",)),
     "sublora": Guide(("ranks",), ("lissome lm ranks MODEL --adapter DIR --data FILE --budget 96",)),
     "lotra": Guide(("kan", "adapters"), ("lissome pde adapt RUN --parameter c=1 --method lotra --ranks 4,4,4",)),
     "kan-convergence": Guide(("diagnosis", "kan"), ("lissome pde diagnose heat --network kan",)),
@@ -41,7 +41,7 @@ GUIDES = {
     ),
     "sepllm": Guide(
         ("sepcache", "language", "attention"),
-        ("lissome lm train --visible separators", "lissome lm stream RUN", "lissome lm separators MODEL"),
+        ("lissome lm train --visible separators", "lissome lm stream RUN --text FILE", "lissome lm separators MODEL"),
     ),
     "algoformer": Guide(("algoformer", "language"), ("lissome icl train representation --model algoformer",)),
 }

@@ -28,6 +28,19 @@ class Interrupted(LissomeError):
     exit_code = 130
 
 
+NO_ROOM = ("can't allocate memory", "not enough memory")  # what torch says on a CPU
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error, of Python or of torch, is that there was no memory.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("not enough memory"))
+    (True, False)
+    """
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in (*NO_ROOM, "out of memory"))
+    return told or isinstance(error, MemoryError)
+
+
 def unknown(kind: str, name: object, legal: Iterable[object]) -> UsageError:
     """Name an unknown value, the legal ones and the nearest.
 

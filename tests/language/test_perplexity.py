@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lissome._errors import UsageError
+from lissome._errors import UsageError, is_out_of_memory
 from lissome.language import memory
 from lissome.language import perplexity as module
-from lissome.language.memory import available_memory, is_out_of_memory
+from lissome.language.memory import available_memory
 from lissome.language.perplexity import perplexity_by_length
 from tests.language.small import Echo
 from tests.oracles.perplexity import nats_by_window, summary

@@ -130,7 +130,8 @@ def test_a_shape_of_before_is_a_plain_one():
         ("algoformer(2, pre=-1)", "pre of the body is -1; legal are whole numbers, 0 and more"),
         (
             "algoformer(2, pre=2)",
-            "2 layers before the loop and 1 after it leave none of 3; legal is to leave one or more",
+            "a body with pre=2 and post=1 has no layer left for its loop, as there are 3 in all; "
+            "legal are 4 and more layers",
         ),
         (
             "looped(4000)",

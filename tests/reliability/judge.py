@@ -69,7 +69,8 @@ class Judge:
         return code
 
     def verdict(self) -> None:
-        """Fail if anything went wrong."""
+        """Fail if anything went wrong, or nothing was asked."""
+        assert self.counts.total(), "nothing was judged"
         assert not self.faults, f"{len(self.faults)} of {self.counts.total()} cases:\n" + "\n".join(self.faults)
 
 

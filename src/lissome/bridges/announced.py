@@ -52,8 +52,9 @@ def check_config(config: Any) -> None:
             f"layer_types has {min(strange)} in this config of type {kind}, and such layers keep something else than a "
             "key for each token, of which a cache could drop some; legal are models whose layers all keep keys"
         )
-    if types != {"full_attention"} or size is not None:
-        told = "sliding_window is " + str(size) if types <= {"full_attention"} else "layer_types has " + min(types)
+    windowed = types - {"full_attention"}
+    if windowed or size is not None:
+        told = f"layer_types has {min(windowed)}" if windowed else f"sliding_window is {size}"
         raise UsageError(
             f"{told} in this config of type {kind}, and the windows of a model are not joined with those of the cache; "
             "legal are models whose layers attend to all: set config.sliding_window to None to let the cache alone say "

@@ -14,7 +14,7 @@ try:
     from rich.markup import escape
 
     import lissome
-    from lissome._errors import Interrupted, LissomeError, UsageError, unknown
+    from lissome._errors import Interrupted, LissomeError, UsageError, is_out_of_memory, unknown
     from lissome.cli.completion import PAPERS, Install, Show, named, names
     from lissome.cli.fit import fit, predict
     from lissome.cli.icl import icl
@@ -168,6 +168,8 @@ def _guarded(run: Callable[[], Any]) -> int:
         return _complain(f"the system refused{where}: {error.strerror or error}", code)
     except Exception as error:
         message = getattr(error, "format_message", None)
+        if is_out_of_memory(error):
+            return _complain("there is not enough memory for what was asked; smaller sizes need less", 1)
         if message is None or not hasattr(error, "exit_code"):
             raise
         text = _completed(message(), error)  # empty where the help was printed instead

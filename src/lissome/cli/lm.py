@@ -75,7 +75,7 @@ def ranks(
 ) -> None:
     """Choose which ranks the layers of a LoRA should have; write them, the cut adapter and a page.
 
-    What it shall do well is --data: a text, or .jsonl with lines of text (and label).
+    What it shall do well is --data, one file: a text, or .jsonl with lines of text (and label).
     """
     given = {
         "model": model,
@@ -297,7 +297,7 @@ def separators(
     text: Text = None,
     as_json: Json = False,
 ) -> None:
-    """List the tokens that end a segment, which SepLLM keeps in its cache; count them in a --text."""
+    """List the tokens that end a segment, which SepLLM keeps in its cache; count them in a --text, one file."""
     found = listed(tokenizer, None if text is None else Path(text))
     if as_json:
         return print_json(found)

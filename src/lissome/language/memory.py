@@ -1,4 +1,4 @@
-"""How much memory is left, and what to say when it is not enough."""
+"""How much memory is left, and how much a process holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 GROUP = Path("/sys/fs/cgroup")  # limits of a container
 SYSTEM = Path("/proc/meminfo")
 PROCESS = Path("/proc/self/statm")  # pages: all, resident, shared
-FULL = ("can't allocate memory", "not enough memory")  # what torch says on a CPU
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -30,13 +29,6 @@ def resident_memory() -> int | None:
         return int(PROCESS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, AttributeError, ValueError, IndexError):  # not on Windows or macOS
         return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error is of torch that found no memory, on a GPU or a CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL)
 
 
 def _system(file: Path) -> int | None:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lissome._errors import UsageError
-from lissome.language.memory import available_memory, is_out_of_memory
+from lissome._errors import UsageError, is_out_of_memory
+from lissome.language.memory import available_memory
 from lissome.language.score import cross_entropy, perplexity, scoring
 
 SCORED = 256  # arXiv 2405.14722

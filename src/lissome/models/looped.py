@@ -5,7 +5,8 @@ h_0 = pre(x);   h_{t+1} = loop(h_t [+ h_0]),  t = 0 .. T - 1;   y = post(h_T)
 Each stage is a stack of the decoder's own layers; those of `loop` share their weights over all iterations. The looped
 transformer (arXiv 2311.12424) is the loop alone, X_0 = 0, X_t = norm(TF(X_{t-1} + E)); the plain one has no loop.
 
-Differs from the papers: RMSNorm in place of LayerNorm, positions by a stage of attention in place of learned ones.
+Differs from the papers: RMSNorm in place of LayerNorm, positions by a stage of attention in place of learned ones, and
+AlgoFormer with injection.
 """
 
 from __future__ import annotations

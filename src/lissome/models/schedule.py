@@ -64,8 +64,8 @@ def _algoformer(layers: int, iterations: int = 6, pre: int = 1, post: int = 1, i
     check_whole("post of the body", post, 0)
     check_flag("inject of the body", inject)
     if pre + post >= layers:
-        said = f"{pre} layers before the loop and {post} after it leave none of {layers}"
-        raise UsageError(f"{said}; legal is to leave one or more")
+        said = f"a body with pre={pre} and post={post} has no layer left for its loop, as there are {layers} in all"
+        raise UsageError(f"{said}; legal are {pre + post + 1} and more layers")
     if iterations * layers > MOST:
         said = f"{iterations:,} iterations of the body run {iterations * layers:,} layers"
         raise UsageError(f"{said}; legal are up to {MOST // layers:,} iterations of {layers} layers")

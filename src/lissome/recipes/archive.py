@@ -68,8 +68,10 @@ def load_solution(run: Path) -> Solution:
         raise UsageError(f"'{run}' holds no run; `lissome pde solve FAMILY --out {run}` makes one")
     if (run / TABLE).is_file():
         raise UsageError(f"'{run}' is a fit of a table; legal is a run of an equation, of `lissome pde solve` or adapt")
-    adapted = "run" in mapping(run / "settings.yaml", read_text(run / "settings.yaml"))
-    if not adapted:
+    told = mapping(run / "settings.yaml", read_text(run / "settings.yaml"))
+    if not told.keys() & {"run", "family"}:
+        raise UsageError(f"'{run}' is no run of an equation; legal is one of `lissome pde solve` or adapt")
+    if "run" not in told:
         return _solved(run)
     settings = read_settings(AdaptSettings, file=run / "settings.yaml", given={})
     if len(settings.targets) * len(settings.methods) > 1 or any(run.glob("*/*/settings.yaml")):

@@ -78,8 +78,6 @@ def _entry(place: Path, parent: Path | None, root: Path) -> Entry:
         run = read_run(place, curves=False) if (place / "settings.yaml").exists() else None
         begun = str(read_json(place / "environment.json").get("started") or "")
         found = told_of(place, run)
-        if not (begun or run is None):
-            begun = _changed(place)
     except UsageError as error:
         found, begun = Told("run", state="damaged", problem=str(error)), ""
     except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

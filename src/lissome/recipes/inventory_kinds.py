@@ -211,10 +211,8 @@ def _whole(value: float | None) -> int | None:
 def _thin(values: np.ndarray) -> tuple[float, ...]:
     """Return at most so many numbers, the first and the last among them.
 
-    >>> len(_thin(np.arange(1.0, 1000.0))), _thin(np.array([2.0]))
-    (40, (2.0,))
+    >>> len(_thin(np.arange(1.0, 1000.0))), _thin(np.array([2.0])), _thin(np.array([]))
+    (40, (2.0,), ())
     """
-    kept = (
-        np.unique(np.linspace(0, len(values) - 1, min(POINTS, len(values))).round().astype(int)) if len(values) else []
-    )
-    return tuple(values[kept].tolist()) if len(values) else ()
+    kept = np.unique(np.linspace(0, len(values) - 1, min(POINTS, len(values))).round().astype(int))
+    return tuple(values[kept].tolist())

@@ -26,8 +26,8 @@ WIDE, HIGH = 84, 22  # of a course, in pixels
 HEADS = ("run", "what", "main figure", "course", "trained", "seconds", "begun", "state")
 WRITTEN = {
     "perplexity": decimal,
-    "claims shown": lambda value: share(value, 1.0),
-    "cells done": lambda v: share(v, 1.0),
+    "claims shown": lambda part: share(part, 1.0),
+    "cells done": lambda part: share(part, 1.0),
 }
 
 
@@ -99,9 +99,7 @@ def inventory_page(directory: Path, entries: Sequence[Entry]) -> Path:
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(tally(entries))}</p>',
         f'<div class="wide">{table}</div>',
-        f"<footer>{SIGNATURE} `lissome show` writes it anew.</footer>".replace(
-            "`lissome show`", "<code>lissome show</code>"
-        ),
+        f"<footer>{SIGNATURE} <code>lissome show</code> writes it anew.</footer>",
     ]
     return write(path, document(title, "\n".join(parts)))
 

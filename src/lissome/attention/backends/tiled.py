@@ -2,7 +2,7 @@
 
 Memory is O(tile Tk) per layer in place of O(Tq Tk). Where no query sees the future, a tile reads the keys up to its end
 alone, which is half of them; where a rule has a `reach`, those from its start less the reach. A refinement that reads
-columns beside a pair says how many (`ahead`); a tile keeps all keys for one that does not.
+columns ahead of a row says how many (`ahead`); a tile keeps all keys for one that does not.
 """
 
 from __future__ import annotations
@@ -74,16 +74,16 @@ def attend(
 
 def _tiles(q: Tensor, k: Tensor, frame: Frame, recipe: Attention, tile: int | None) -> list[_Tile]:
     rows, keys = q.shape[2], k.shape[2]
-    beside = 0 if recipe.refine is None else getattr(recipe.refine, "ahead", keys)
+    ahead = 0 if recipe.refine is None else getattr(recipe.refine, "ahead", keys)
     rule = recipe.validity
     # in a whole frame key j stands in column j, and query i of the last Tq in row i - (Tk - Tq)
     past = keys - rows
-    reach = keys if rule.reach is None or not frame.whole else rule.reach + beside
+    reach = keys if rule.reach is None or not frame.whole else rule.reach + ahead
     size = tile or queries_at_once(q.shape[0] * q.shape[1], min(keys, reach + FEWEST))
     found = []
     for start in range(0, rows, size):
         stop = min(start + size, rows)
-        high = min(keys, past + stop + beside) if frame.whole and rule.causal else keys
+        high = min(keys, past + stop + ahead) if frame.whole and rule.causal else keys
         found.append(_Tile(start, stop, max(0, past + start - reach), high))
     return found
 
