@@ -45,6 +45,7 @@ wheel: $(READY) ## sdist and wheel in dist/, run in an environment of the core d
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist . > /dev/null
 	$(BIN)/python .ci/wheel.py dist
+	.ci/other_python.sh
 
 .venv-peers/.ready: benchmarks/peers.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv-peers
