@@ -9,6 +9,7 @@ On CPUs `torchrun --nproc_per_node 2` or `accelerate launch --multi_gpu --num_pr
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import signal
@@ -55,13 +56,23 @@ def accelerator(
                 f"a run on {device} in {precision} needs a launch of its own"
             )
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
+    machine = Accelerator(
         cpu=device.type == "cpu",
         device_placement=False,
         mixed_precision=precision,
         log_with="tensorboard" if tensorboard else None,
         project_dir=None if directory is None else str(directory),
     )
+    if machine.num_processes > 1:
+        atexit.unregister(_leave)  # once, however often it is asked for
+        atexit.register(_leave)
+    return machine
+
+
+def _leave() -> None:
+    """Leave the group of processes, whose threads would end in an abort when the interpreter takes them down."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def agree(model: nn.Module, machine: Accelerator) -> None:
