@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib.util
 import signal
 import threading
@@ -72,7 +73,9 @@ def accelerator(
 def _leave() -> None:
     """Leave the group of processes, whose threads would end in an abort when the interpreter takes them down."""
     if torch.distributed.is_initialized():
+        gc.collect()  # a sharded model that is in a cycle holds the group
         torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 def agree(model: nn.Module, machine: Accelerator) -> None:
