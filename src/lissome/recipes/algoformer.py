@@ -56,16 +56,20 @@ def run(
 
 
 _ROWS, _PAIRS, _USUAL = READING.sizes, {part: trial.settings for part, trial in TRIALS.items()}, IncontextTraining()
+_OWN = _PAIRS[LINEAR]
 NOTES = (
     f"A hidden representation: y = w^T phi(x) + noise, d = {_PAIRS[REPRESENTATION]['dimension']}, "
     f"{_PAIRS[REPRESENTATION]['pairs']} pairs, one token each, phi a layer of ReLUs that all prompts share; linear "
     "attention without norms, width 32, one head; T rises from 2 to 8 over the first 40% of "
     f"{TRIALS[REPRESENTATION].steps:,} steps.",
-    f"Linear regression: d = {_PAIRS[LINEAR]['dimension']}, {_PAIRS[LINEAR]['pairs']} pairs, x and y tokens of their "
-    f"own, all y are told; softmax, RMSNorm, rotary, width 32, four heads; T = 6 from the start, the last 3 iterations "
-    f"are supervised, {TRIALS[LINEAR].steps:,} steps: as many as keep the whole below twenty minutes on two cores.",
+    f"Linear regression: d = {_OWN['dimension']}, {_OWN['pairs']} pairs, x and y tokens of their own, all y are told; "
+    f"softmax, RMSNorm, rotary, width 32, one head; T = 6 from the start, the last {_OWN['training.window']} are "
+    f"supervised; prompts grow from d = {_OWN['curriculum.dimension']['first']} and "
+    f"{_OWN['curriculum.pairs']['first']} pairs over the first 40% of {TRIALS[LINEAR].steps:,} steps: as many as keep "
+    "the whole at some twenty minutes on two cores.",
     f"Adam, rate {_USUAL.rate:g}, {_USUAL.schedule}, gradients clipped at {_USUAL.clip:g}, 64 prompts a step: the "
-    "defaults of `lissome icl train`, the same for all models. Steps that are not finite are left out and counted.",
+    f"defaults of `lissome icl train`; for linear regression {_OWN['training.rate']:g}, clipped at "
+    f"{_OWN['training.clip']:g}. The same for all models. Steps that are not finite are left out and counted.",
     "Weights: AlgoFormer and the plain model have three layers, the looped one a single one. As many layers: a plain "
     "model of T + 2. As many seconds: steps of both are timed in turns, and the plain model is given as many more.",
     f"Bytes: decoders of {_ROWS.layers} layers of width {_ROWS.width}, {_ROWS.steps:,} steps of {_ROWS.rows} rows of "
