@@ -29,6 +29,7 @@ class Interrupted(LissomeError):
 
 
 NO_ROOM = ("can't allocate memory", "not enough memory")  # what torch says on a CPU
+FULL = ("MemoryError", "OutOfMemoryError")  # of Python, of torch on a GPU; torch is not loaded for its name
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -37,8 +38,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("not enough memory"))
     (True, False)
     """
-    told = isinstance(error, RuntimeError) and any(words in str(error) for words in (*NO_ROOM, "out of memory"))
-    return told or isinstance(error, MemoryError)
+    if any(kind.__name__ in FULL for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM)
 
 
 def unknown(kind: str, name: object, legal: Iterable[object]) -> UsageError:

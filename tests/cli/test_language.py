@@ -105,6 +105,12 @@ def test_runs_are_compared_with_their_kind_alone(lissome, run, trained, tmp_path
     assert "is a fit of a table" in lissome.complaint("compare", run, tmp_path / "fit", "--out", tmp_path / "c")
 
 
+def test_a_language_model_is_adapted_to_no_equation(lissome, run, tmp_path):
+    said = lissome.complaint("pde", "adapt", run, "--parameter", "c=1", "--out", tmp_path / "new")
+    assert f"'{run}' is no run of an equation; legal is one of `lissome pde solve` or adapt" in said
+    assert not (tmp_path / "new").exists()
+
+
 def test_byte_pairs_are_trained_kept_and_used_again(lissome, undrawn, text, tmp_path):
     out, cache = tmp_path / "run", tmp_path / "cache"
     lissome(*ask(text, out, "--vocabulary", "bpe", "--vocabulary-size", "270", "--set", f"tokens={cache}"))

@@ -4,9 +4,11 @@ import re
 import shutil
 
 import pytest
+import torch
 import yaml
 
-from tests.cli.command import SHORT, TINY
+from lissome import cli
+from tests.cli.command import SHORT, TINY, one_sentence
 
 
 def edit(run, **changes):
@@ -270,3 +272,25 @@ def test_a_network_changed_in_the_settings_of_a_finished_run_is_told(lissome, so
     said = lissome.complaint("pde", "adapt", run, "--parameter", "c=2", "--out", tmp_path / "a")
     assert "says network" in said
     assert "the run was made with" in said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("tried 9 GiB"), RuntimeError("DefaultCPUAllocator: not enough memory")],
+)
+def test_too_little_memory_is_a_sentence(error, capsys):
+    def run():
+        raise error
+
+    assert cli._guarded(run) == 1
+    assert one_sentence(capsys.readouterr().err) == (
+        "lissome: there is not enough memory for what was asked; smaller sizes need less"
+    )
+
+
+def test_errors_that_nobody_expects_are_not_hidden():
+    def run():
+        raise RuntimeError("a shape is wrong")
+
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        cli._guarded(run)
